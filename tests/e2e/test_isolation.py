@@ -1,0 +1,105 @@
+"""What a container sees and may use, asked from inside it and read back from the kernel."""
+
+from pathlib import Path
+
+from tests.support.dev import DevCluster
+from tests.support.waiting import eventually
+
+LOOK_AROUND = (
+    "echo pid $$; hostname; ls /sys/class/net; ps -o pid,comm; ps | wc -l; exec sleep 1000"
+)
+
+
+def test_three_replicas_run_on_three_nodes_each_alone_in_its_namespaces(
+    cluster: DevCluster, service: str
+) -> None:
+    cluster.create(service, command=["sh", "-c", LOOK_AROUND])
+
+    tasks = cluster.running(service)
+    assert sorted(task["slot"] for task in tasks) == [1, 2, 3]
+    assert len({task["node_id"] for task in tasks}) == 3
+    namespaces = [
+        {kind: Path(f"/proc/{task['status']['pid']}/ns/{kind}").readlink() for kind in NAMESPACES}
+        for task in tasks
+    ]
+    own = {kind: Path(f"/proc/self/ns/{kind}").readlink() for kind in NAMESPACES}
+    for kind in NAMESPACES:
+        assert len({str(each[kind]) for each in [*namespaces, own]}) == 4, kind
+
+    def lines() -> list[str]:
+        said = cluster.estiba("service", "logs", service).splitlines()
+        return said if sum("wc" in line for line in said) >= 3 else []
+
+    said = eventually(lines, within_s=10, what="three replicas have told what they see")
+    for slot in (1, 2, 3):
+        mine = [line.split("| ", 1)[1] for line in said if f"{service}.{slot}" in line]
+        assert "pid 1" in mine
+        assert f"{service}.{slot}" in mine
+        assert "lo" in mine
+        assert "eth0" in mine
+        # sh, ps, and in the second ps a wc: nothing of the node, nothing of the others.
+        commands = {line.split()[1] for line in mine if line.split()[0].isdigit() and " " in line}
+        assert commands <= {"sh", "ps", "wc", "busybox"}
+
+
+NAMESPACES = ("pid", "net", "mnt", "ipc", "uts", "cgroup")
+
+
+def test_a_container_beyond_its_memory_limit_is_killed_and_that_is_said(
+    cluster: DevCluster, service: str
+) -> None:
+    # tail keeps its input in memory until the first line ends, which it never does.
+    hog = "sleep 1; tail /dev/zero"
+    cluster.estiba(
+        *("service", "create", "--detach", "--name", service, "--limit-memory", "32m"),
+        *("registry.estiba:5000/hello", "sh", "-c", f"({hog}); echo survived; exit 7"),
+    )
+    # The kernel kills the largest process; whether the first one dies with it is its own affair.
+    cluster.estiba("service", "rm", service)
+    cluster.estiba(
+        *("service", "create", "--detach", "--name", service, "--limit-memory", "32m"),
+        *("registry.estiba:5000/hello", "tail", "/dev/zero"),
+    )
+
+    def killed() -> str:
+        task = cluster.tasks(service)[0]
+        last = task.get("status", {}).get("last_run", {})
+        return last.get("message", "") if last.get("oom_killed") else ""
+
+    assert "memory" in eventually(killed, within_s=20, what="an out-of-memory kill is reported")
+    assert cluster.tasks(service)[0]["status"]["last_run"]["exit_code"] == 137
+
+
+def test_a_cpu_limit_throttles(cluster: DevCluster, service: str) -> None:
+    cluster.create(
+        service, "--limit-cpu", "0.2", replicas=1, command=["sh", "-c", "while :; do :; done"]
+    )
+    (pid,) = cluster.pids(service).values()
+    group = _cgroup(pid, "cpu")
+
+    def throttled() -> bool:
+        stat = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
+        return int(stat["nr_throttled"]) > 10
+
+    eventually(throttled, within_s=10, what="the kernel counts throttled periods")
+    usage = _cgroup(pid, "cpuacct") / "cpuacct.usage"
+    periods = group / "cpu.stat"
+    before, periods_before = int(usage.read_text()), _periods(periods)
+    eventually(
+        lambda: _periods(periods) >= periods_before + 20, within_s=20, what="twenty periods pass"
+    )
+    used_ns = int(usage.read_text()) - before
+    # A period is 100 ms: 20 ms of every one, and a little for the measurement itself.
+    assert used_ns <= (_periods(periods) - periods_before + 2) * 20_000_000 * 1.2
+
+
+def _periods(stat: Path) -> int:
+    return int(dict(line.split() for line in stat.read_text().splitlines())["nr_periods"])
+
+
+def _cgroup(pid: int, controller: str) -> Path:
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            return Path("/sys/fs/cgroup") / controller / path.lstrip("/")
+    raise AssertionError(f"process {pid} is in no {controller} cgroup")
