@@ -15,6 +15,7 @@ from estiba.v1 import types_pb2 as v1
 TABLE = "estiba"
 CONTAINER_LINK = "eth0"
 LINK_PREFIX = "es"
+LEAST_MTU = 576
 # Link group of everything we make, by which leftovers are found; "est" in ASCII.
 LINK_GROUP = 0x657374
 
@@ -80,6 +81,8 @@ def segment_of(attachment: v1.NetworkAttachment) -> Segment:
         raise ValueError(f"block {block} lies outside of the network {cidr}")
     if block.prefixlen > 30:
         raise ValueError(f"block {block} has no room for a gateway and a container")
+    if attachment.mtu < LEAST_MTU:
+        raise ValueError(f"MTU {attachment.mtu} is below {LEAST_MTU}, the least for IPv4")
     if not 0 < attachment.vni < 2**24:
         raise ValueError(f"VNI {attachment.vni} is not between 1 and {2**24 - 1}")
     return Segment(attachment.network_id, cidr, block, attachment.vni, attachment.mtu)

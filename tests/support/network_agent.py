@@ -3,10 +3,12 @@
 import asyncio
 import json
 import sys
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 from agent.errors import NetworkError
+from agent.net import netlink
 from agent.net.network import Network
 from estiba.v1 import types_pb2 as v1
 
@@ -29,6 +31,8 @@ async def carry_out(network: Network, call: str, arguments: list[Any]) -> Any:
         return await network.connect(container_id, pid, v1.NetworkAttachment(**attachment))
     if call == "measure":
         return await measure(network, *arguments)
+    if call == "spoil_routes":
+        return spoil_routes()
     return await getattr(network, call)(*arguments)
 
 
@@ -41,6 +45,18 @@ async def measure(network: Network, pids: list[int], attachment: dict[str, Any])
         await network.connect(f"measured-{pid}", pid, v1.NetworkAttachment(**attachment))
         took.append((loop.time() - began) * 1000)
     return took
+
+
+def spoil_routes() -> None:
+    """Have the kernel refuse the last step of every connection from now on."""
+    right = netlink.add_default_route
+    wrong = IPv4Address("10.99.0.1")
+
+    def spoiled(index: int, gateway: IPv4Address) -> netlink.Request:
+        del gateway
+        return right(index, wrong)
+
+    netlink.add_default_route = spoiled
 
 
 if __name__ == "__main__":
