@@ -13,6 +13,7 @@ LEADER = ROOT + "leader"
 SERVICES = ROOT + "service/"
 SERVICE_NAMES = ROOT + "service-name/"
 NODES = ROOT + "node/"
+NODE_NAMES = ROOT + "node-name/"
 NODES_REMOVED = ROOT + "node-removed/"
 
 # One for each template generation of a service; written with the service, deleted by the leader.
@@ -21,6 +22,8 @@ TEMPLATES = ROOT + "template/"
 # The leader's.
 TASKS = ROOT + "task/"
 BLOCKS = ROOT + "block/"
+# Compared by every write of a plan. Once it has changed, none of the earlier ones can still happen.
+PLAN = ROOT + "plan"
 
 # The dispatcher's: of the member that holds the node's session.
 TASK_STATUSES = ROOT + "task-status/"
@@ -54,6 +57,10 @@ def task_status(task_id: str) -> str:
 
 def node(node_id: str) -> str:
     return NODES + node_id
+
+
+def node_name(name: str) -> str:
+    return NODE_NAMES + name
 
 
 def node_removed(node_id: str) -> str:
