@@ -4,6 +4,7 @@ EstibaError
 ├── StoreError              etcd could not do what was asked
 │   ├── ConflictError       a key changed after it was read: read and decide again
 │   ├── DeposedError        we are not the leader any more: stop deciding
+│   ├── LeaseEndedError     the lease named by a write is gone: what hung on it is over
 │   ├── CompactedError      that part of history is gone: list again
 │   ├── UnavailableError    no answer; nothing was written: try again
 │   └── OutcomeUnknownError no answer to a write, which may have happened: read before writing
@@ -48,6 +49,10 @@ class ConflictError(StoreError):
 
 class DeposedError(StoreError):
     """The leader key is not ours any more, so the write was refused."""
+
+
+class LeaseEndedError(StoreError):
+    """A lease that the write names has ended, so nothing was written."""
 
 
 class CompactedError(StoreError):

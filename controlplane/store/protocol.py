@@ -4,7 +4,7 @@ Two implementations keep this protocol: `controlplane.store.etcd` and
 `controlplane.store.memory`. The same tests run against both.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,6 +68,9 @@ Write = Put | Delete
 # etcd counts conditions and writes of a transaction each against --max-txn-ops, 128 by default.
 MAX_TXN_OPS = 128
 
+# etcd's --max-request-bytes, 1.5 MiB by default, less room for keys and conditions.
+MAX_TXN_BYTES = 1_500_000
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -117,15 +120,18 @@ class Store(Protocol):
         Raises:
             ConflictError: a condition other than the fence does not hold; names the key.
             DeposedError: the fence does not hold.
-            UnavailableError: the store was not reached.
+            LeaseEndedError: a lease that a write names has ended.
+            UnavailableError: the store was not reached, or had no room; nothing was written.
             OutcomeUnknownError: no answer came; the write may have happened.
-            ValueError: more than MAX_TXN_OPS conditions or writes.
+            ValueError: more than MAX_TXN_OPS conditions or writes or MAX_TXN_BYTES, or a key
+                written twice.
         """
 
-    def watch(self, prefix: str, *, after: int) -> AsyncIterator[Batch]:
+    def watch(self, prefix: str, *, after: int) -> AsyncGenerator[Batch, None]:
         """Yield every change after revision ``after`` once, in order, until closed.
 
-        Reconnects by itself, and resumes after what was last delivered.
+        Reconnects by itself, and resumes after what was last delivered. Close it (aclosing)
+        when leaving it early.
 
         Raises:
             CompactedError: what comes next is gone from history: list, then watch from there.
