@@ -5,13 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from controlplane.scheduler.amounts import bytes_text, cpus_text
 from controlplane.scheduler.constraints import parse_constraint
 from controlplane.scheduler.ledger import Counts, Flags, Ledger
 from estiba.model import Availability, NodeState, Resources
-
-NANO = 1_000_000_000
-_HUNDREDTH_CPU = NANO // 100
-_UNITS = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,23 +114,3 @@ def name_of(ledger: Ledger, row: int) -> str:
     """Return what people call the node."""
     node = ledger.node(row)
     return node.hostname or node.id
-
-
-def bytes_text(amount: int) -> str:
-    """Render bytes in the largest unit that fits, cut (not rounded) after two digits."""
-    for unit, size in _UNITS:
-        if amount >= size:
-            return f"{_cut(amount * 100 // size)} {unit}"
-    return f"{amount} bytes"
-
-
-def cpus_text(nano_cpus: int) -> str:
-    if 0 < nano_cpus < _HUNDREDTH_CPU:
-        return f"{nano_cpus} nano-cpus"
-    text = _cut(nano_cpus * 100 // NANO)
-    return f"{text} cpu" if text == "1" else f"{text} cpus"
-
-
-def _cut(hundredths: int) -> str:
-    whole, rest = divmod(hundredths, 100)
-    return f"{whole}.{rest:02}".rstrip("0").rstrip(".") if rest else str(whole)
