@@ -1,0 +1,312 @@
+"""The one serial planner: decides for all services, places for the whole cluster, stores.
+
+It takes every service that waits, asks the orchestrator for actions and the scheduler for
+places, and stores both in transactions that compare what was read. What the scheduler has
+promised stays in the ledger until the view has caught up with the store; nothing is planned
+before it has. Lives for one term of office.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from controlplane.errors import (
+    CompactedError,
+    ConflictError,
+    OutcomeUnknownError,
+    UnavailableError,
+)
+from controlplane.loops import drafts
+from controlplane.loops.blocks import Blocks
+from controlplane.loops.drafts import Draft, Transaction
+from controlplane.loops.fenced import OWN_CONDITIONS, FencedStore
+from controlplane.loops.instruments import Instruments
+from controlplane.loops.settings import NetworkSettings, Timing
+from controlplane.loops.view import View
+from controlplane.orchestrator import CreateTask, Decision, plan_service, templates_to_delete
+from controlplane.scheduler import Placement, Request, place
+from controlplane.store import keys
+from controlplane.store.cache import Cache
+from controlplane.store.protocol import MAX_TXN_OPS, Delete, Fence, Store, Unchanged
+from estiba.kit.backoff import Backoff
+from estiba.kit.clock import Clock
+from estiba.kit.workqueue import WorkQueue
+from estiba.model import NodeId, ServiceId, TaskId
+from estiba.v1 import types_pb2 as v1
+
+log = logging.getLogger(__name__)
+
+# Others on the event loop get their turn at least this often: heartbeats must not wait for plans.
+SLICE_S = 0.02
+PLACED_AT_ONCE = 500
+CATCH_UP_S = 5.0
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What one round does: drafts by task, in the order of decisions, and who needs a place."""
+
+    drafts: dict[TaskId, Draft] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    revisions: dict[ServiceId, int] = field(default_factory=dict)
+    """Of the services' specs: causes of the changes."""
+    promised: list[TaskId] = field(default_factory=list)
+
+
+class Planner:
+    def __init__(
+        self,
+        store: Store,
+        cache: Cache,
+        *,
+        fence: Fence,
+        clock: Clock,
+        backoff: Backoff,
+        network: NetworkSettings,
+        timing: Timing,
+        instruments: Instruments,
+    ) -> None:
+        self._cache = cache
+        self._clock = clock
+        self._backoff = backoff
+        self._timing = timing
+        self._instruments = instruments
+        self._store = FencedStore(store, fence)
+        self._blocks = Blocks(self._store, cache, network)
+        self._view = View(cache, clock)
+        self._view_moved = asyncio.Event()
+        self._queue: WorkQueue[ServiceId] = WorkQueue()
+        self._queued_at_s: dict[ServiceId, float] = {}
+        self._wakes: dict[ServiceId, asyncio.TimerHandle] = {}
+        self._begun = False
+        self._unanswered = False
+        self._breath_s = 0.0
+
+    async def run(self) -> None:
+        """Plan until cancelled.
+
+        Raises:
+            DeposedError: another member leads.
+        """
+        await self._cache.ready.wait()
+        self._look_at(self._view.load())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._feed(), name="planner.feed")
+                group.create_task(self._resync(), name="planner.resync")
+                group.create_task(self._work(), name="planner.work")
+        finally:
+            for wake in self._wakes.values():
+                wake.cancel()
+
+    # ------------------------------------------------------------------ what to look at
+
+    async def _feed(self) -> None:
+        while True:
+            try:
+                async for batch in self._cache.changes(self._view.revision):
+                    self._look_at(self._view.take(batch))
+                    self._view_moved.set()
+                    await self._breathe()
+            except CompactedError as gap:
+                log.info("looking at every service again: %s", gap)
+                self._look_at(self._view.load())
+                self._view_moved.set()
+
+    async def _resync(self) -> None:
+        while True:
+            await self._clock.sleep(self._timing.resync_s)
+            self._look_at(ServiceId(each) for each in self._cache.services)
+
+    def _look_at(self, service_ids: Iterable[ServiceId]) -> None:
+        now_s = self._clock.monotonic()
+        for service_id in service_ids:
+            self._queued_at_s.setdefault(service_id, now_s)
+            self._queue.add(service_id)
+
+    def _wake_after(self, service_id: ServiceId, delay_s: float | None) -> None:
+        """Look at the service again after a while, unless something else decides so earlier."""
+        earlier = self._wakes.pop(service_id, None)
+        if earlier is not None:
+            earlier.cancel()
+        if delay_s is not None:
+            loop = asyncio.get_running_loop()
+            self._wakes[service_id] = loop.call_later(delay_s, self._look_at, (service_id,))
+
+    # ------------------------------------------------------------------ one round
+
+    async def _work(self) -> None:
+        while True:
+            async with self._queue.take_all() as service_ids:
+                try:
+                    await self._settle()
+                    with self._instruments.reconcile.time():
+                        await self._round(service_ids)
+                except (ConflictError, UnavailableError, OutcomeUnknownError) as error:
+                    self._unanswered = self._unanswered or isinstance(error, OutcomeUnknownError)
+                    delay_s = self._backoff.next_s()
+                    log.info("%d services wait %.1f s: %s", len(service_ids), delay_s, error)
+                    await self._clock.sleep(delay_s)
+                    self._look_at(service_ids)
+                else:
+                    self._backoff.reset()
+
+    async def _settle(self) -> None:
+        """Wait until the view contains every write of ours, whatever became of it."""
+        if not self._begun:
+            await self._store.begin()
+            self._begun = True
+            await self._cache.catch_up()
+        if self._unanswered:
+            await self._store.void_unanswered()
+            self._unanswered = False
+            await self._cache.catch_up()
+        await self._view_reaches(self._cache.revision)
+
+    async def _view_reaches(self, revision: int) -> None:
+        while self._view.revision < revision:
+            self._view_moved.clear()
+            await self._view_moved.wait()
+
+    async def _round(self, service_ids: list[ServiceId]) -> None:
+        queued_at_s = {each: self._queued_at_s.pop(each) for each in service_ids}
+        now_s = self._clock.now()
+        plan = _Plan()
+        for service_id in service_ids:
+            self._decide(service_id, plan, now_s=now_s)
+            await self._breathe()
+        try:
+            await self._place(plan, now_s=now_s)
+            await self._commit(plan, queued_at_s)
+            for service_id in service_ids:
+                await self._delete_templates(service_id)
+            await self._blocks.release(self._view.gone_nodes)
+        finally:
+            # What was promised and not stored is free again; what was stored is in the view, or
+            # will be before the next round.
+            self._view.recount(plan.promised)
+
+    def _decide(self, service_id: ServiceId, plan: _Plan, *, now_s: float) -> None:
+        message = self._cache.services.get(service_id)
+        service = self._view.service(service_id)
+        tasks = self._view.tasks_of(service_id)
+        decision = plan_service(service, tasks, self._view.nodes, now_s=now_s)
+        self._wake_after(service_id, decision.wake_after_s)
+        plan.revisions[service_id] = service.revision if service is not None else 0
+        avoid = self._draft(decision, message, plan, now_s=now_s)
+        if service is None:
+            return
+        for task in tasks:
+            draft = plan.drafts.get(task.id)
+            stays = draft is None or draft.task.desired <= v1.DESIRED_STATE_RUNNING
+            if task.wanted and task.node_id is None and stays:
+                if draft is None:
+                    plan.drafts[task.id] = self._read(task.id)
+                avoid[task.id] = frozenset()
+        plan.requests += [
+            Request.of(service, task_id, avoid=nodes) for task_id, nodes in avoid.items()
+        ]
+
+    def _draft(
+        self, decision: Decision, service: v1.Service | None, plan: _Plan, *, now_s: float
+    ) -> dict[TaskId, frozenset[NodeId]]:
+        """Apply a decision's actions to drafts; return the new tasks, with nodes to avoid."""
+        created: dict[TaskId, frozenset[NodeId]] = {}
+        for action in decision.actions:
+            if isinstance(action, CreateTask):
+                if service is None:
+                    raise ValueError(f"task {action.task_id} is to be created without a service")
+                plan.drafts[action.task_id] = drafts.create(action, service, now_s=now_s)
+                created[action.task_id] = action.avoid
+                continue
+            draft = plan.drafts.get(action.task_id)
+            if draft is None:
+                draft = plan.drafts[action.task_id] = self._read(action.task_id)
+            revision = plan.revisions[draft.slot[0]]
+            drafts.change(draft, action, now_s=now_s, revision=revision)
+        return created
+
+    def _read(self, task_id: TaskId) -> Draft:
+        read_at = self._cache.key_revision(keys.task(task_id))
+        return drafts.read(self._cache.tasks[task_id], read_at=read_at)
+
+    # ------------------------------------------------------------------ places
+
+    async def _place(self, plan: _Plan, *, now_s: float) -> None:
+        placements: list[Placement] = []
+        for start in range(0, len(plan.requests), PLACED_AT_ONCE):
+            part = place(plan.requests[start : start + PLACED_AT_ONCE], self._view.ledger)
+            for placement in part:
+                if placement.node_id is not None:
+                    self._promise(plan, placement)
+            placements += part
+            await self._breathe()
+        nodes = {each.node_id for each in placements if each.node_id is not None}
+        shortage = await self._blocks.claim(nodes, within_s=CATCH_UP_S)
+        for placement in placements:
+            block = self._blocks.held(placement.node_id) if placement.node_id else None
+            answer = placement
+            if placement.node_id is not None and block is None:
+                answer = Placement(placement.task_id, None, shortage)
+            draft = plan.drafts[placement.task_id]
+            revision = plan.revisions[draft.slot[0]]
+            drafts.put_in_place(draft, answer, block, now_s=now_s, revision=revision)
+
+    def _promise(self, plan: _Plan, placement: Placement) -> None:
+        copy = v1.Task()
+        copy.CopyFrom(plan.drafts[placement.task_id].task)
+        copy.node_id = placement.node_id or ""
+        self._view.ledger.put_task(self._view.task(copy))
+        plan.promised.append(placement.task_id)
+
+    # ------------------------------------------------------------------ storing
+
+    async def _commit(self, plan: _Plan, queued_at_s: dict[ServiceId, float]) -> None:
+        """Store every transaction that can be; raise what kept the last one from it."""
+        revision = 0
+        refused: ConflictError | None = None
+        for transaction in drafts.transactions(plan.drafts.values(), reserved=OWN_CONDITIONS):
+            try:
+                revision = await self._store.commit(
+                    list(transaction.conditions), transaction.writes
+                )
+            except ConflictError as error:
+                refused = error
+            else:
+                self._observe(transaction, queued_at_s)
+        await self._cache.wait_for(revision, timeout_s=CATCH_UP_S)
+        if refused is not None:
+            raise refused
+
+    def _observe(self, transaction: Transaction, queued_at_s: dict[ServiceId, float]) -> None:
+        now_s = self._clock.monotonic()
+        for draft in transaction.drafts:
+            if draft.block is not None:
+                self._instruments.scheduling_latency.observe(now_s - queued_at_s[draft.slot[0]])
+
+    async def _delete_templates(self, service_id: ServiceId) -> None:
+        generations = self._view.generations.get(service_id)
+        if not generations:
+            return
+        service = self._view.service(service_id)
+        current = service.template_generation if service is not None else None
+        tasks = self._view.tasks_of(service_id)
+        doomed = sorted(templates_to_delete(generations, tasks, current=current))
+        for start in range(0, len(doomed), MAX_TXN_OPS - OWN_CONDITIONS):
+            part = [
+                keys.template(service_id, generation)
+                for generation in doomed[start : start + MAX_TXN_OPS - OWN_CONDITIONS]
+            ]
+            await self._store.commit(
+                [Unchanged(key, self._cache.key_revision(key)) for key in part],
+                [Delete(key) for key in part],
+            )
+
+    # ------------------------------------------------------------------ turns
+
+    async def _breathe(self) -> None:
+        """Let others on the event loop go on when this slice has been long enough."""
+        if self._clock.monotonic() - self._breath_s > SLICE_S:
+            await asyncio.sleep(0)
+            self._breath_s = self._clock.monotonic()
