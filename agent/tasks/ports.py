@@ -1,6 +1,6 @@
 """What runners ask of the rest of the agent. Tests put faults behind these; main the real ones."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -99,4 +99,4 @@ class Network(Protocol):
         self, container_id: str, pid: int, attachment: v1.NetworkAttachment
     ) -> str: ...
     async def disconnect(self, container_id: str) -> None: ...
-    async def adopt(self, container_ids: Collection[str]) -> None: ...
+    async def adopt(self, container_ids: Collection[str]) -> Mapping[str, str]: ...

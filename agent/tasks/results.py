@@ -7,6 +7,8 @@ from estiba.v1 import types_pb2 as v1
 from estiba.wire import timestamp
 
 LAUNCHER_LOST = "exit code unknown: the launcher was lost"
+UNSEEN = "exit code unknown: the end was not seen"
+INTERRUPTED = "the agent was interrupted before the container ran"
 
 
 def of_exit(run: int, ended: Exit, *, memory_limit_bytes: int) -> v1.RunResult:
