@@ -4,7 +4,6 @@ Only for the network thread: a thread's namespace decides where every socket it 
 lives, and the event loop's thread must never be elsewhere.
 """
 
-import ctypes
 import logging
 import os
 from collections.abc import Iterator
@@ -12,13 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from agent.kernel.namespaces import CLONE_NEWNET, enter
+
 log = logging.getLogger(__name__)
 
-CLONE_NEWNET = 0x40000000
 _OWN = "/proc/thread-self/ns/net"
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
 
 
 class Namespace:
@@ -62,22 +59,15 @@ def inside(namespace: Namespace, *, home: Namespace) -> Iterator[None]:
     Raises:
         OSError: the namespace could not be entered.
     """
-    _set(namespace)
+    enter(namespace.fd, CLONE_NEWNET)
     try:
         yield
     finally:
         try:
-            _set(home)
+            enter(home.fd, CLONE_NEWNET)
             came_back = Path(_OWN).stat().st_ino == home.inode
         except OSError as fault:
             log.critical("cannot leave a container's network namespace: %s", fault)
             came_back = False
         if not came_back:
             os.abort()
-
-
-def _set(namespace: Namespace) -> None:
-    """Source: setns(2)."""
-    if _libc.setns(namespace.fd, CLONE_NEWNET) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), f"network namespace {namespace.inode}")

@@ -1,0 +1,151 @@
+"""Serve metrics and health over HTTPS: every caller shows a certificate, and its role decides.
+
+Knows how to serve and whom; what is served are the routes that it is given.
+"""
+
+import importlib.metadata
+import platform
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+from estiba.kit.tls import Identity, Role, TlsFiles, identity_of
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# Metrics name every service and node of the cluster: a node may not read those of others.
+METRICS_READERS = frozenset({Role.METRICS, Role.USER, Role.MEMBER})
+# A connection that is being read from when we stop gets this long.
+SHUTDOWN_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What answers GET of one path, and for whom."""
+
+    path: str
+    handler: Handler
+    readers: frozenset[Role] = METRICS_READERS
+
+
+@asynccontextmanager
+async def serve(
+    *, listen: str, tls: TlsFiles | None, routes: Iterable[Route]
+) -> AsyncIterator[str]:
+    """Serve for the length of the block; yield the address, with the port that was opened.
+
+    Args:
+        listen: HOST:PORT; an IPv6 host stands in brackets; port 0 is any free one.
+        tls: None serves in clear text, to anybody: an operator's explicit choice.
+
+    Raises:
+        OSError: the address cannot be listened on.
+        ValueError: ``listen`` is no HOST:PORT.
+    """
+    host, port = split_address(listen)
+    app = web.Application()
+    for route in routes:
+        app.router.add_get(route.path, route.handler if tls is None else _guarded(route))
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+    await runner.setup()
+    try:
+        context = None if tls is None else tls.server_context()
+        site = web.TCPSite(runner, host, port, ssl_context=context)
+        await site.start()
+        opened: int = runner.addresses[0][1]
+        yield f"[{host}]:{opened}" if ":" in host else f"{host}:{opened}"
+    finally:
+        await runner.cleanup()
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split HOST:PORT.
+
+    Raises:
+        ValueError: it is none.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{address!r} is not HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def caller_of(request: web.Request) -> Identity:
+    """Read who asks from the certificate that TLS has verified.
+
+    Raises:
+        ValueError: the certificate names no role of ours.
+    """
+    session = request.get_extra_info("ssl_object")
+    certificate = session.getpeercert(binary_form=True) if session is not None else None
+    if certificate is None:
+        raise ValueError("the caller has shown no certificate")
+    return identity_of(ssl.DER_cert_to_PEM_cert(certificate).encode())
+
+
+def _guarded(route: Route) -> Handler:
+    readers = ", ".join(sorted(role.removeprefix("estiba:") for role in route.readers))
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            caller = caller_of(request)
+        except ValueError as unknown:
+            return web.Response(status=403, text=f"{unknown}\n")
+        if caller.role not in route.readers:
+            return web.Response(
+                status=403, text=f"{caller} may not read {route.path}; it is for: {readers}\n"
+            )
+        return await route.handler(request)
+
+    return answer
+
+
+# ---------------------------------------------------------------------------- what all serve
+
+
+def registry_for(program: str) -> CollectorRegistry:
+    """Make a program's registry: which version it is, and what its own process uses."""
+    registry = CollectorRegistry(auto_describe=True)
+    ProcessCollector(registry=registry)
+    build = Gauge(
+        "estiba_build_info",
+        "Always 1; the labels say what runs.",
+        ("program", "version", "python"),
+        registry=registry,
+    )
+    build.labels(program, importlib.metadata.version("estiba"), platform.python_version()).set(1)
+    return registry
+
+
+def metrics_route(
+    registry: CollectorRegistry, *, before: Callable[[], Awaitable[None]] | None = None
+) -> Route:
+    """Serve a registry at /metrics, in the format the scraper asks for.
+
+    Collectors are called on the event loop, so they must be quick: what takes longer is
+    gathered by ``before``, which is awaited first.
+    """
+
+    async def answer(request: web.Request) -> web.Response:
+        if before is not None:
+            await before()
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+
+    return Route("/metrics", answer)
+
+
+def health_route(fault: Callable[[], str]) -> Route:
+    """Serve /healthz: 200, or 503 with the sentence that ``fault`` returns when all is not well."""
+
+    async def answer(request: web.Request) -> web.Response:
+        del request
+        sentence = fault()
+        return web.Response(status=503 if sentence else 200, text=f"{sentence or 'ok'}\n")
+
+    return Route("/healthz", answer, readers=frozenset(Role))
