@@ -47,20 +47,27 @@ def reap(draft: Draft, replicas: int, now_s: float) -> None:
         ]
         if 1 <= slot <= replicas:
             for task in ended[:-ENDED_KEPT]:
-                draft.remove(task, f"a slot keeps its last {ENDED_KEPT} ended tasks")
+                _let_go(draft, task, f"a slot keeps its last {ENDED_KEPT} ended tasks")
         elif ended:
             _reap_spare(draft, ended, now_s)
 
 
 def _reap_spare(draft: Draft, ended: list[Task], now_s: float) -> None:
     for task in ended[:-1]:
-        draft.remove(task, "a slot that is not wanted keeps its last ended task")
+        _let_go(draft, task, "a slot that is not wanted keeps its last ended task")
     last = ended[-1]
     left_s = last.ended_at_s + SPARE_HISTORY_S - now_s
     if left_s <= 0:
-        draft.remove(last, "it ended over an hour ago in a slot that is not wanted")
+        _let_go(draft, last, "it ended over an hour ago in a slot that is not wanted")
     else:
         draft.wake_after(left_s)
+
+
+def _let_go(draft: Draft, task: Task, reason: str) -> None:
+    if task.observed is TaskState.REMOVED:
+        draft.forget(task, reason)
+    else:
+        draft.remove(task, reason)
 
 
 def templates_to_delete(

@@ -63,8 +63,8 @@ def _settle_slots(draft: Draft, service: Service, nodes: Mapping[NodeId, Node]) 
             for task in wanted:
                 draft.stop(task, f"scaled down to {service.replicas}")
             continue
-        # The oldest stays, unless it was lost and has been replaced.
-        wanted.sort(key=lambda task: (task.lost, age(task)))
+        # The one that works stays, else the oldest; one that was lost gives way to its successor.
+        wanted.sort(key=lambda task: (task.lost, not task.ready, age(task)))
         for task in wanted[1:]:
             draft.stop(task, f"slot {slot} belongs to task {wanted[0].id}")
         if wanted and wanted[0].lost:
