@@ -7,15 +7,12 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from controlplane.cli.dev import plan
 from controlplane.cli.errors import CliError
-
-DEFAULT_FOLDER = Path("/var/lib/estiba-dev")
 
 # What is ours in the folder. Nothing else is ever removed.
 PASSING = ("cluster.json", "supervisor.sock", "registry.yml")
@@ -68,15 +65,6 @@ def write(path: Path, text: str) -> None:
     new = path.with_name(f"{path.name}.new")
     new.write_text(text)
     new.replace(path)
-
-
-def read_described(folder: Path) -> Mapping[str, Any] | None:
-    """Read cluster.json; None while no cluster runs there."""
-    try:
-        described: dict[str, Any] = json.loads((folder / "cluster.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return described
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from controlplane.cli import local
 from controlplane.cli.dev import leftovers, plan, state
 from controlplane.cli.dev.fabric import BRIDGE, TAP, Fabric
 from controlplane.cli.dev.keeper import Keeper
@@ -165,7 +166,7 @@ class Supervisor:
 
 def _listen(layout: plan.Layout) -> dict[str, socket.socket]:
     """Open the host's ports: those of the last time, else the usual ones, else any."""
-    before = (state.read_described(layout.folder) or {}).get("ports", {})
+    before = (local.read(layout.folder) or {}).get("ports", {})
     found = {}
     for port in plan.ports(layout):
         found[port.name] = _listen_on(before.get(port.name, port.wanted))
