@@ -49,9 +49,8 @@ def new_record(*, last_run: int, last_seq: int, desired: DesiredState, now_s: fl
         at=timestamp(now_s),
     )
     if wanted and last_run:
-        add_note(
-            status, f"this node knew nothing of runs up to {last_run}", now_s=now_s, revision=0
-        )
+        reason = f"its journal was lost: goes on above run {last_run}"
+        add_note(status, reason, now_s=now_s, revision=0)
     return Record(status)
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 from agent.errors import AgentError, ImageError, LauncherLostError, LaunchError, NetworkError
 from agent.health.checks import Checks
 from agent.health.verdict import Verdict
+from agent.images.reference import parse_reference
 from agent.tasks import machine, results
 from agent.tasks.admission import refusal
 from agent.tasks.bundles import Bundles
@@ -197,8 +198,12 @@ class Runner:
     async def _prepare(self, run: int) -> None:
         container = self._assignment.template.container
         tools = self._tools
+        wanted = container.image
+        if self._record.status.image_digest:
+            # What a tag meant to the first run is what all runs of a task run.
+            wanted = str(parse_reference(wanted).pinned(self._record.status.image_digest))
         self._advance(machine.PreparationBegan(run, f"preparing the image {container.image}"))
-        image = await tools.images.ensure(container.image, progress=self._progressed)
+        image = await tools.images.ensure(wanted, progress=self._progressed)
         async with tools.creating:
             bundle = tools.bundles.write(self._assignment, run, image)
             pid = await tools.launcher.create(self.container_id, bundle)
