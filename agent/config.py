@@ -31,6 +31,8 @@ class Config:
     cgroup_parent: str
     address: str
     metrics_listen: str
+    metrics_advertise: str
+    """Where Prometheus reaches the metrics, HOST:PORT: what the description of the node says."""
     nameservers: tuple[str, ...]
     log_level: str
     tls: TlsFiles
@@ -74,6 +76,7 @@ def parse(document: Mapping[str, Any]) -> Config:
         cgroup_parent=top.text("cgroup_parent"),
         address=top.text("address"),
         metrics_listen=top.text("metrics_listen"),
+        metrics_advertise=top.text("metrics_advertise", default=top.text("metrics_listen")),
         nameservers=top.texts("nameservers", default=()),
         log_level=top.text("log_level", default="info"),
         tls=TlsFiles(
