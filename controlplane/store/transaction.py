@@ -23,6 +23,9 @@ def check(conditions: Sequence[Condition], writes: Sequence[Write]) -> None:
             f"a transaction of {len(conditions)} conditions and {len(writes)} writes;"
             f" the most is {MAX_TXN_OPS} of each"
         )
+    if any(isinstance(each, Fence) and each.create_revision < 1 for each in conditions):
+        # To etcd, 0 means that the key does not exist: that nobody leads.
+        raise ValueError("a fence without a term of office")
     written = {write.key for write in writes}
     if len(written) != len(writes):
         raise ValueError("a transaction writes one key twice")

@@ -1,7 +1,9 @@
 """A real etcd on loopback, for one test or many."""
 
 import asyncio
+import signal
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ class Etcd:
     tls: TlsFiles | None
     """What a client needs; the server uses ca, and server.crt and server.key beside it."""
     arguments: Sequence[str] = ()
-    _process: asyncio.subprocess.Process | None = field(default=None, repr=False)
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
     def endpoint(self) -> str:
@@ -41,31 +43,33 @@ class Etcd:
 
     async def start(self) -> None:
         """Start the server and wait until it answers."""
-        with (self.folder / "etcd.log").open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                "etcd", *self._command_line(), stdout=log, stderr=log
-            )
+        process = self._process = self._launch()
         store = self.store()
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 while not await _answers(store):
-                    if self._process.returncode is not None:
+                    if process.poll() is not None:
                         raise RuntimeError((self.folder / "etcd.log").read_text()[-4000:])
                     await asyncio.sleep(0.02)
         finally:
             await store.close()
 
+    def _launch(self) -> subprocess.Popen[bytes]:
+        with (self.folder / "etcd.log").open("ab") as log:
+            # Not asyncio's: the server outlives the event loop of one test.
+            return subprocess.Popen(self._command_line(), stdout=log, stderr=log)
+
     async def stop(self) -> None:
         """Ask it to end, and wait until it has."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.terminate()
-            await self._process.wait()
-        self._process = None
+        await self._end(signal.SIGTERM)
 
     async def kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+        await self._end(signal.SIGKILL)
+
+    async def _end(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            await asyncio.to_thread(self._process.wait)
         self._process = None
 
     def _command_line(self) -> list[str]:
@@ -73,6 +77,7 @@ class Etcd:
         client = f"{scheme}://{self.endpoint}"
         peer = f"http://127.0.0.1:{self.peer_port}"
         command = [
+            "etcd",
             "--name=test",
             f"--data-dir={self.folder / 'data'}",
             f"--listen-client-urls={client}",
@@ -103,15 +108,26 @@ async def start_etcd(
     arguments: Sequence[str] = (),
 ) -> AsyncIterator[Etcd]:
     """Run an etcd with its data in ``folder`` until the block ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    options = ["--unsafe-no-fsync", *arguments] if unsafe_no_fsync else arguments
-    port, peer_port = _free_ports(2)
-    etcd = Etcd(folder, port, peer_port, tls, options)
+    etcd = prepare_etcd(folder, tls=tls, unsafe_no_fsync=unsafe_no_fsync, arguments=arguments)
     try:
         await etcd.start()
         yield etcd
     finally:
         await etcd.stop()
+
+
+def prepare_etcd(
+    folder: Path,
+    *,
+    tls: TlsFiles | None = None,
+    unsafe_no_fsync: bool = True,
+    arguments: Sequence[str] = (),
+) -> Etcd:
+    """Choose ports and options; the caller starts and stops it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ["--unsafe-no-fsync", *arguments] if unsafe_no_fsync else arguments
+    port, peer_port = _free_ports(2)
+    return Etcd(folder, port, peer_port, tls, options)
 
 
 async def _answers(store: EtcdStore) -> bool:
