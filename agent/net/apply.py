@@ -99,7 +99,11 @@ class NodeNetwork:
         Raises:
             OSError, NetworkError: what the kernel refused.
         """
-        with Namespace.of_process(pid) as container:
+        try:
+            namespace = Namespace.of_process(pid)
+        except (FileNotFoundError, ProcessLookupError) as gone:
+            raise NetworkError(f"process {pid} has ended before it was connected") from gone
+        with namespace as container:
             if container.inode == self._home.inode:
                 raise NetworkError(f"process {pid} has no network namespace of its own")
             with inside(container, home=self._home):

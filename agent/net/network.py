@@ -17,6 +17,7 @@ from agent.errors import NetworkError
 from agent.net import addresses
 from agent.net.addresses import AddressBook, DamagedBookError
 from agent.net.apply import NodeNetwork
+from agent.net.netlink import NetlinkError
 from agent.net.topology import Segment, link_name, port_of, segment_of
 from estiba.v1 import types_pb2 as v1
 
@@ -161,6 +162,6 @@ class Network:
 
 
 def _sentence(fault: OSError) -> str:
-    if fault.filename:
+    if isinstance(fault, NetlinkError):
         return f"cannot {fault.filename}: {fault.strerror}"
-    return str(fault)
+    return f"{fault.filename}: {fault.strerror}" if fault.filename else str(fault)

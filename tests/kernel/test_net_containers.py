@@ -228,7 +228,9 @@ def test_a_process_without_a_namespace_of_its_own_is_refused(world: World) -> No
 def test_a_process_that_is_gone_is_refused(world: World) -> None:
     with Space() as gone:
         pid = gone.pid
-    with pytest.raises(AgentRefusedError, match="No such file or directory"):
+    with pytest.raises(
+        AgentRefusedError, match=rf"process {pid} has ended before it was connected"
+    ):
         world.agent.connect("web.1-r1", pid, ATTACHMENT)
     assert veths(world.node) == {}
 
