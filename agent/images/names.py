@@ -1,0 +1,46 @@
+"""Remember what tags meant when they were last pulled, across restarts."""
+
+import json
+import os
+import threading
+from pathlib import Path
+
+from agent.images.layers import sync_folder
+from agent.images.reference import is_digest
+
+
+class Names:
+    """Full references with a tag, and the digest each had. All in one small file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._digests: dict[str, str] = {}
+        self._writing = threading.Lock()
+
+    def load(self) -> None:
+        """Read the file, if there is one. Blocks."""
+        try:
+            document = json.loads(self._path.read_bytes())
+        except (FileNotFoundError, ValueError):
+            # Without it, the next pull asks the registry: nothing is lost.
+            return
+        self._digests = {
+            str(name): str(digest) for name, digest in document.items() if is_digest(str(digest))
+        }
+
+    def get(self, reference: str) -> str | None:
+        return self._digests.get(reference)
+
+    def put(self, reference: str, digest: str) -> None:
+        """Remember, and write it down if it is news. Blocks."""
+        with self._writing:
+            if self._digests.get(reference) == digest:
+                return
+            self._digests = {**self._digests, reference: digest}
+            fresh = self._path.with_suffix(".new")
+            with fresh.open("w") as file:
+                json.dump(self._digests, file, indent=1, sort_keys=True)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
+            sync_folder(self._path.parent)
