@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 ROOT = Path(__file__).parents[2]
-# Debian's static busybox would do, but its wget looks names up and dies of SIGSEGV at that.
+# Debian's static busybox would do, but its wget dies of SIGSEGV when it is given a timeout (-T).
 _FETCH = """
 import http.client, sys
 try:
