@@ -25,7 +25,9 @@ from estiba.v1.dispatcher_pb2_grpc import DispatcherAsyncStub, DispatcherStub
 
 log = logging.getLogger(__name__)
 
-WELCOME_WITHIN_S = 2.0
+# A member that is stopped still accepts connections; one that works may have to wait for the store.
+CONNECT_WITHIN_S = 2.0
+WELCOME_WITHIN_S = 5.0
 DEFAULT_HEARTBEAT_S = 1.5
 DEFAULT_SILENCE_S = 3.0
 FIRST_RETRY_S = 0.1
@@ -87,6 +89,12 @@ class Session:
         self._clock = clock
         self._backoff = Backoff(first_s=FIRST_RETRY_S, most_s=MOST_RETRY_S, random=random)
         self._refused = False
+        self._connected = False
+
+    @property
+    def connected(self) -> bool:
+        """A member serves this node now."""
+        return self._connected
 
     async def run(self) -> None:
         while True:
@@ -111,12 +119,14 @@ class Session:
 
     async def _serve(self, address: str) -> None:
         async with self._open_channel(address) as channel:
+            await _connect(channel)
             stub: DispatcherAsyncStub = DispatcherStub(channel)
             call = stub.Session()
             try:
                 ended = await self._converse(call, address)
                 raise await _reason(call, ended)
             finally:
+                self._connected = False
                 call.cancel()
 
     async def _converse(self, call: Call, address: str) -> BaseException:
@@ -151,6 +161,7 @@ class Session:
             raise StaleError(f"it is of epoch {welcome.epoch}, but {known.epoch} was accepted")
         log.info("session %s with member %s", welcome.session_id, welcome.member_id)
         self._refused = False
+        self._connected = True
         self._learn(welcome.member_addresses)
         return Pulse(
             welcome.heartbeat_ms / 1000 or DEFAULT_HEARTBEAT_S,
@@ -209,6 +220,20 @@ class _Voice:
 
     async def report(self, report: dispatch.Report) -> None:
         await self.say(dispatch.AgentMessage(report=report))
+
+
+async def _connect(channel: grpc.aio.Channel) -> None:
+    """Wait for the handshake, and no longer than for the first failure: another member may do."""
+    try:
+        async with asyncio.timeout(CONNECT_WITHIN_S):
+            state = channel.get_state(try_to_connect=True)
+            while state is not grpc.ChannelConnectivity.READY:
+                if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                    raise SessionError("it cannot be connected to")
+                await channel.wait_for_state_change(state)
+                state = channel.get_state(try_to_connect=True)
+    except TimeoutError:
+        raise SessionError(f"no connection within {CONNECT_WITHIN_S:g} s") from None
 
 
 async def _read(call: Call) -> dispatch.MemberMessage:

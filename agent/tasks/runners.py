@@ -3,16 +3,17 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from agent.assignments import Assign, Change, Forget, Known
 from agent.errors import LauncherLostError, LaunchError, NetworkError
+from agent.metrics.sources import TaskView
 from agent.tasks import machine, results
 from agent.tasks.folders import task_of
 from agent.tasks.machine import Record
 from agent.tasks.ports import ContainerExit, ContainerInfo, Exit
 from agent.tasks.runner import LAUNCHER_RETRY_S, Runner, Tools
-from estiba.model import DesiredState, TaskState
+from estiba.model import DesiredState, TaskState, task_name
 from estiba.v1 import dispatcher_pb2 as dispatch
 
 log = logging.getLogger(__name__)
@@ -38,14 +39,32 @@ class Runners:
         self._records: dict[str, Record] = {}
         self._exits: dict[str, Exit] = {}
         self._certain = False
+        self._on_exit: list[Callable[[str], None]] = []
         tools.launcher.on_exit(self._exited)
 
-    @property
-    def runners(self) -> Iterable[Runner]:
-        return self._runners.values()
+    def tasks(self) -> Sequence[TaskView]:
+        """Return how all tasks of this node stand."""
+        return [
+            TaskView(
+                task_id=task_id,
+                service_name=runner.assignment.service_name,
+                slot=runner.assignment.slot,
+                container_id=runner.container_id,
+                status=runner.record.status,
+            )
+            for task_id, runner in self._runners.items()
+        ]
 
-    def runner(self, task_id: str) -> Runner | None:
-        return self._runners.get(task_id)
+    def name_of(self, task_id: str) -> str:
+        """Return a task's name for people, "" if it is none of this node's."""
+        runner = self._runners.get(task_id)
+        if runner is None:
+            return ""
+        return task_name(runner.assignment.service_name, runner.assignment.slot)
+
+    def on_exit(self, callback: Callable[[str], None]) -> None:
+        """Have a container's id told when it has ended, while its cgroup is still there."""
+        self._on_exit.append(callback)
 
     # ---------------------------------------------------------------- coming back
 
@@ -207,6 +226,8 @@ class Runners:
 
     def _exited(self, ended: ContainerExit) -> None:
         name = ended.container_id
+        for callback in self._on_exit:
+            callback(name)
         runner = self._runners.get(task_of(name)[0])
         if name in self._found:
             self._exits[name] = ended
