@@ -197,7 +197,9 @@ class EtcdStore:
                 problem = _sentence(error)
             else:
                 problem = "etcd ended it"
-            log.warning(
+            # Once for each outage, however long it takes.
+            log.log(
+                logging.DEBUG if delay_s else logging.WARNING,
                 "watch of %s broke after revision %d, resuming: %s",
                 prefix,
                 assembly.delivered,

@@ -135,7 +135,9 @@ class Mirror:
                 touched[kind, name] = _parse(type_, event)
             elif prefix in self._note_part:
                 self._note_part[prefix](name, event, touched)
-        rebuilt = (self._rebuild[kind](id_, it, now_s) for (kind, id_), it in touched.items())
+        # A node's status depends on its presence, so that comes first.
+        ordered = sorted(touched.items(), key=lambda it: it[0][0] != "presence")
+        rebuilt = (self._rebuild[kind](id_, noted, now_s) for (kind, id_), noted in ordered)
         return [change for change in rebuilt if change is not None]
 
     def _note_presence(self, node_id: str, event: Event, touched: _Touched) -> None:
