@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from controlplane.orchestrator.actions import CreateTask, Decision
 from controlplane.orchestrator.draft import Draft, age
-from controlplane.orchestrator.lost import mark_found, mark_lost, node_name, node_of
+from controlplane.orchestrator.lost import gone_reason, mark_found, mark_lost, node_name, node_of
 from controlplane.orchestrator.reaping import forget_gone, reap, remove_all
 from controlplane.orchestrator.restarts import (
     ended_by_itself,
@@ -47,7 +47,7 @@ def plan_service(
         return draft.decision()
     forget_gone(draft, nodes)
     mark_lost(draft, nodes, now_s)
-    _settle_slots(draft, service, nodes)
+    _settle_slots(draft, service, nodes, now_s)
     mark_found(draft, nodes)
     replace_outdated(draft, service, nodes)
     _fill_slots(draft, service, nodes, now_s)
@@ -55,7 +55,9 @@ def plan_service(
     return draft.decision()
 
 
-def _settle_slots(draft: Draft, service: Service, nodes: Mapping[NodeId, Node]) -> None:
+def _settle_slots(
+    draft: Draft, service: Service, nodes: Mapping[NodeId, Node], now_s: float
+) -> None:
     """Leave at most one wanted task in a slot, on a node that is not gone, and none above."""
     for slot, occupants in sorted(draft.slots().items()):
         wanted = [task for task in occupants if task.wanted]
@@ -70,7 +72,9 @@ def _settle_slots(draft: Draft, service: Service, nodes: Mapping[NodeId, Node]) 
         if wanted and wanted[0].lost:
             node = node_of(wanted[0], nodes)
             if node is not None and node.state is not NodeState.READY:
-                draft.stop(wanted[0], f"node {node_name(node)} is {node.state.name.lower()}")
+                # It may be back in a grace of its own: what was given up once stays given up.
+                reason = gone_reason(node, now_s) or f"node {node_name(node)} is unknown again"
+                draft.stop(wanted[0], reason)
 
 
 def _fill_slots(draft: Draft, service: Service, nodes: Mapping[NodeId, Node], now_s: float) -> None:
