@@ -4,6 +4,10 @@ Each write holds only while the session's presence key has its value: once anoth
 session, or the end of the lease, has replaced it, the write is refused and the session
 ends. Everything is gathered for a moment and stored in few transactions; of several
 values for one key the last one is written.
+
+A status that got no answer is not sent again under the same session: the first one may
+still be on its way to the store, and arrive after a newer one. The session ends instead,
+and the agent reports again under the next one, whose presence key refuses the stray.
 """
 
 import asyncio
@@ -15,15 +19,15 @@ from typing import Protocol
 
 from controlplane.errors import ConflictError, OutcomeUnknownError, UnavailableError
 from controlplane.store import keys
-from controlplane.store.protocol import HasValue, Store, Write
+from controlplane.store.protocol import Delete, HasValue, Put, Store, Write
 from estiba.kit.backoff import Backoff
 from estiba.kit.clock import Clock
 
 log = logging.getLogger(__name__)
 
-# Tuples in one transaction: etcd allows 128 writes and 128 conditions, one for every node here,
-# and the longest tuple has two writes.
-MOST_WRITES = 60
+# In one transaction: etcd allows 128 writes and 128 conditions, one for every node here, and what
+# lets go of a node are two writes.
+MOST_TOGETHER = 60
 
 
 class Holder(Protocol):
@@ -40,14 +44,35 @@ class Holder(Protocol):
     def deposed(self) -> bool:
         """The presence key is known not to be ours any more."""
 
+    @property
+    def suspended(self) -> bool:
+        """A write got no answer: nothing more is reported under this session."""
+
     def depose(self) -> None: ...
+
+    def suspend(self) -> None: ...
 
 
 @dataclass(slots=True)
 class _Waiting:
     holder: Holder
-    writes: dict[str, tuple[Write, ...]] = field(default_factory=dict)
+    statuses: dict[str, Put] = field(default_factory=dict)
+    release: Put | None = None
     then: list[Callable[[], None]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """What is stored together or not at all."""
+
+    holder: Holder
+    writes: tuple[Write, ...]
+    release: bool
+
+    @property
+    def due(self) -> bool:
+        # To let go is refused once it has happened, so it may be sent again.
+        return not self.holder.deposed and (self.release or not self.holder.suspended)
 
 
 class PresenceWriter:
@@ -59,16 +84,20 @@ class PresenceWriter:
         self._waiting: dict[bytes, _Waiting] = {}
         self._work = asyncio.Event()
 
-    def put(
-        self, holder: Holder, writes: Iterable[tuple[Write, ...]], then: Callable[[], None]
-    ) -> None:
-        """Store ``writes`` soon, and call ``then`` when they and all before them are stored.
+    def put(self, holder: Holder, statuses: Iterable[Put], then: Callable[[], None]) -> None:
+        """Store ``statuses`` soon, and call ``then`` when they and all before them are stored.
 
-        Writes of one tuple are stored in one transaction. ``then`` is never called when
-        the holder turns out to be deposed.
+        ``then`` is never called when the holder turns out to be deposed.
         """
         waiting = self._waiting.setdefault(holder.presence, _Waiting(holder))
-        waiting.writes.update((together[0].key, together) for together in writes)
+        waiting.statuses.update((status.key, status) for status in statuses)
+        waiting.then.append(then)
+        self._work.set()
+
+    def release(self, holder: Holder, record: Put, then: Callable[[], None]) -> None:
+        """Let go of the node: delete its presence key and store ``record``, as one."""
+        waiting = self._waiting.setdefault(holder.presence, _Waiting(holder))
+        waiting.release = record
         waiting.then.append(then)
         self._work.set()
 
@@ -81,7 +110,7 @@ class PresenceWriter:
             await self._store_all(list(taken.values()))
 
     async def _store_all(self, waiting: list[_Waiting]) -> None:
-        left = deque((each, writes) for each in waiting for writes in each.writes.values())
+        left = deque(unit for each in waiting for unit in _units(each))
         while left:
             await self._commit(_take_chunk(left))
         for each in waiting:
@@ -89,23 +118,24 @@ class PresenceWriter:
                 for then in each.then:
                     then()
 
-    async def _commit(self, chunk: list[tuple[_Waiting, tuple[Write, ...]]]) -> None:
-        while True:
-            chunk = [(each, writes) for each, writes in chunk if not each.holder.deposed]
-            if not chunk:
-                return
-            holders = {each.holder.node_id: each.holder for each, _ in chunk}
+    async def _commit(self, chunk: list[_Unit]) -> None:
+        while chunk := [unit for unit in chunk if unit.due]:
+            holders = {unit.holder.node_id: unit.holder for unit in chunk}
             try:
                 await self._store.commit(
                     [
-                        HasValue(keys.presence(node), held.presence)
-                        for node, held in holders.items()
+                        HasValue(keys.presence(node), each.presence)
+                        for node, each in holders.items()
                     ],
-                    [write for _, writes in chunk for write in writes],
+                    [write for unit in chunk for write in unit.writes],
                 )
             except ConflictError as refused:
                 holders[refused.key.removeprefix(keys.PRESENCES)].depose()
-            except (UnavailableError, OutcomeUnknownError) as error:
+            except OutcomeUnknownError as error:
+                log.warning("%d nodes have to report again: %s", len(holders), error)
+                for holder in holders.values():
+                    holder.suspend()
+            except UnavailableError as error:
                 delay_s = self._backoff.next_s()
                 log.warning("reports wait %.1f s for the store: %s", delay_s, error)
                 await self._clock.sleep(delay_s)
@@ -114,16 +144,22 @@ class PresenceWriter:
                 return
 
 
-def _take_chunk(
-    left: deque[tuple[_Waiting, tuple[Write, ...]]],
-) -> list[tuple[_Waiting, tuple[Write, ...]]]:
+def _units(waiting: _Waiting) -> list[_Unit]:
+    units = [_Unit(waiting.holder, (put,), release=False) for put in waiting.statuses.values()]
+    if waiting.release is not None:
+        delete = Delete(keys.presence(waiting.holder.node_id))
+        units.append(_Unit(waiting.holder, (delete, waiting.release), release=True))
+    return units
+
+
+def _take_chunk(left: deque[_Unit]) -> list[_Unit]:
     """Take what one transaction may hold: of two sessions of one node only one can be right."""
-    chunk: list[tuple[_Waiting, tuple[Write, ...]]] = []
+    chunk: list[_Unit] = []
     holders: dict[str, Holder] = {}
-    for _ in range(min(MOST_WRITES, len(left))):
-        each, writes = left.popleft()
-        if holders.setdefault(each.holder.node_id, each.holder) is each.holder:
-            chunk.append((each, writes))
+    for _ in range(min(MOST_TOGETHER, len(left))):
+        unit = left.popleft()
+        if holders.setdefault(unit.holder.node_id, unit.holder) is unit.holder:
+            chunk.append(unit)
         else:
-            left.append((each, writes))
+            left.append(unit)
     return chunk

@@ -25,7 +25,7 @@ from controlplane.loops.instruments import Instruments
 from controlplane.loops.settings import Timing
 from controlplane.store import keys
 from controlplane.store.cache import Cache, CacheBatch
-from controlplane.store.protocol import Delete, Put, Write
+from controlplane.store.protocol import Put
 from estiba import wire
 from estiba.kit.clock import Clock
 from estiba.kit.race import race
@@ -60,6 +60,7 @@ class Session:
         """When the agent last spoke, by the monotonic clock."""
         self.applied_revision = 0
         self.deposed = False
+        self.suspended = False
         self.going_down = False
         self.assignments = assignments
         self._unsent: list[dispatch.MemberMessage] = []
@@ -80,6 +81,11 @@ class Session:
         """Let go of the node: its presence key is not ours any more."""
         self.deposed = True
         self.end(UnavailableError(f"this session of node {self.node_id} is over: begin another"))
+
+    def suspend(self) -> None:
+        """Report nothing more under this session: a write of it may still be under way."""
+        self.suspended = True
+        self.end(UnavailableError("the store did not answer: begin another session"))
 
     def send(self, message: dispatch.MemberMessage) -> None:
         if len(self._unsent) >= MOST_UNSENT:
@@ -309,7 +315,7 @@ class Sessions:
             self._report(session, message.report)
 
     def _report(self, session: Session, report: dispatch.Report) -> None:
-        writes: list[tuple[Write, ...]] = []
+        statuses: list[Put] = []
         for each in report.tasks:
             task = self._cache.tasks.get(each.task_id)
             if task is None:
@@ -321,9 +327,9 @@ class Sessions:
                 continue
             if wire.report_order(each.status) > wire.report_order(task.status):
                 value = each.status.SerializeToString(deterministic=True)
-                writes.append((Put(keys.task_status(each.task_id), value),))
+                statuses.append(Put(keys.task_status(each.task_id), value))
         stored = dispatch.MemberMessage(stored=dispatch.ReportStored(number=report.number))
-        self._writer.put(session, writes, then=lambda: session.send(stored))
+        self._writer.put(session, statuses, then=lambda: session.send(stored))
 
     # ------------------------------------------------------------------ changes for agents
 
@@ -407,10 +413,8 @@ class Sessions:
             session.depose()
             self._drop(session)
 
-        delete = Delete(keys.presence(session.node_id))
-        self._writer.put(
-            session, [(delete, Put(keys.node_status(session.node_id), value))], written
-        )
+        record = Put(keys.node_status(session.node_id), value)
+        self._writer.release(session, record, written)
 
     def _status(
         self,

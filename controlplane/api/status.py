@@ -46,4 +46,5 @@ def status_of(error: EstibaError) -> tuple[grpc.StatusCode, str]:
     if isinstance(error, InvalidError):
         lines = [f"{field}: {sentence}" if field else sentence for field, sentence in error.faults]
         return CODES[InvalidError], "\n".join(lines)
-    return CODES.get(type(error), grpc.StatusCode.INTERNAL), str(error)
+    known = (CODES[each] for each in type(error).__mro__ if each in CODES)
+    return next(known, grpc.StatusCode.INTERNAL), str(error)
