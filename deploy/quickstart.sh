@@ -64,7 +64,7 @@ show "$estiba" service ps hello
 step 'An answer from each replica, asked on its own node'
 "$root/.venv/bin/python" "$root/deploy/lib/replicas.py" "$estiba" "$folder" hello |
   while read -r name agent address; do
-    answer=$(nsenter --target "$agent" --net busybox wget -q -T 5 -O - "http://$address:8080/")
+    answer=$(nsenter --target "$agent" --net busybox wget -q -O - "http://$address:8080/")
     printf '%s at %s: %s\n' "$name" "$address" "$answer"
   done
 
