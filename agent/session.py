@@ -21,7 +21,7 @@ from estiba.kit.clock import Clock
 from estiba.kit.tls import MEMBER_CHANNEL_OPTIONS
 from estiba.v1 import dispatcher_pb2 as dispatch
 from estiba.v1 import types_pb2 as v1
-from estiba.v1.dispatcher_pb2_grpc import DispatcherAsyncStub, DispatcherStub
+from estiba.v1.dispatcher_pb2_grpc import DispatcherStub
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Session:
     async def _serve(self, address: str) -> None:
         async with self._open_channel(address) as channel:
             await _connect(channel)
-            stub: DispatcherAsyncStub = DispatcherStub(channel)
+            stub = DispatcherStub(channel)
             call = stub.Session()
             try:
                 ended = await self._converse(call, address)

@@ -14,7 +14,7 @@ import grpc
 
 from agent.tasks.logs import LogReader
 from estiba.v1 import dispatcher_pb2 as dispatch
-from estiba.v1.dispatcher_pb2_grpc import DispatcherAsyncStub, DispatcherStub
+from estiba.v1.dispatcher_pb2_grpc import DispatcherStub
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Carrier:
         """Open the stream and fill it; a broken one is the reader's to ask for again."""
         if self._channel is None:
             self._channel = self._open_channel()
-        stub: DispatcherAsyncStub = DispatcherStub(self._channel)
+        stub = DispatcherStub(self._channel)
         call = stub.Carry()
         try:
             async with asyncio.TaskGroup() as group:
