@@ -170,7 +170,8 @@ class Planner:
             await self._view_moved.wait()
 
     async def _round(self, service_ids: list[ServiceId]) -> None:
-        queued_at_s = {each: self._queued_at_s.pop(each) for each in service_ids}
+        begun_s = self._clock.monotonic()
+        queued_at_s = {each: self._queued_at_s.pop(each, begun_s) for each in service_ids}
         now_s = self._clock.now()
         plan = _Plan()
         for service_id in service_ids:
