@@ -1,0 +1,62 @@
+"""How launcher and log pump run: re-executed small, short-lived children, one line a message."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from agent.kernel import mounts, namespaces, pidfd
+from agent.runtime.loop import Loop
+
+_SOURCES = Path(__file__).parents[2]
+
+
+def re_execute(module: str, arguments: Sequence[str]) -> NoReturn:
+    """Replace this process by one that runs ``module.main`` with nothing loaded but itself.
+
+    No site packages (-S), no environment (-E), no byte code written (-B), nothing from
+    the working directory (-P). The interpreter is executed through a read-only mount
+    of its own file: a container that gets hold of /proc/PID/exe cannot write to it
+    (CVE-2019-5736).
+    """
+    code = (
+        f"import sys; sys.path.insert(0, {str(_SOURCES)!r});"
+        f" from {module} import main; sys.exit(main())"
+    )
+    flags = ("-S", "-E", "-B", "-P", "-X", "utf8", "-c", code)
+    interpreter = mounts.clone_tree(os.path.realpath(sys.executable))
+    mounts.set_attributes(interpreter, mounts.ATTR_RDONLY)
+    os.execve(interpreter, [sys.executable, *flags, *arguments], os.environ)  # noqa: S606
+
+
+def in_child(loop: Loop, work: Callable[[], None], done: Callable[[int], None]) -> None:
+    """Do slow work in a forked child; call ``done`` with its exit code, 0 if it succeeded."""
+    pid, descriptor = namespaces.fork_into(0)
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except OSError as error:
+            say(str(error))
+        finally:
+            os._exit(code)
+
+    def ended() -> None:
+        status = pidfd.reap(descriptor)
+        loop.forget(descriptor)
+        os.close(descriptor)
+        done(1 if status is None else status)
+
+    loop.watch(descriptor, ended)
+
+
+def say(text: str) -> None:
+    """Write one line of the program's log to standard error."""
+    now = time.time()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+    name = Path("/proc/self/comm").read_text().strip()
+    sys.stderr.write(f"{stamp}.{int(now % 1 * 1000):03d}Z INFO {name}: {text}\n")
+    sys.stderr.flush()
