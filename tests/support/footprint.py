@@ -83,8 +83,7 @@ def _processes() -> list[Process]:
             continue
         try:
             stat = (folder / "stat").read_text()
-            network = str((folder / "ns" / "net").readlink())
-            marked = MARK in (folder / "environ").read_bytes()
+            network, marked = _looked_into(folder)
         except (FileNotFoundError, ProcessLookupError):
             continue
         name = stat[stat.index("(") + 1 : stat.rindex(")")]
@@ -95,6 +94,16 @@ def _processes() -> list[Process]:
                 Process(int(folder.name), int(fields[19]), int(fields[1]), name, network, marked)
             )
     return found
+
+
+def _looked_into(folder: Path) -> tuple[str, bool]:
+    """Return a process's network namespace, and whether it is a local cluster's."""
+    try:
+        environment = (folder / "environ").read_bytes()
+        return str((folder / "ns" / "net").readlink()), MARK in environment
+    except PermissionError:
+        # Some machines let not even root look into their first process.
+        return "", False
 
 
 def _mounts() -> set[str]:

@@ -51,13 +51,17 @@ def make(folder: Path, nodes: int) -> plan.Layout:
         raise CliError(f"--dir {folder} is not empty (it holds {strange[0]}): choose another")
     seats = tuple(plan.Seat(secrets.token_hex(6), f"n{n}") for n in range(1, nodes + 1))
     kept = {"nodes": [{"id": seat.id, "hostname": seat.hostname} for seat in seats]}
-    write(folder / "dev.json", json.dumps(kept, indent=2) + "\n")
+    write(folder / "dev.json", to_json(kept))
     return plan.Layout(folder, programs_folder(), seats)
 
 
 def programs_folder() -> Path:
     """Return where this installation's programs lie: beside the interpreter that runs us."""
     return Path(sys.executable).parent
+
+
+def to_json(value: object) -> str:
+    return json.dumps(value, indent=2) + "\n"
 
 
 def write(path: Path, text: str) -> None:

@@ -78,8 +78,8 @@ class Supervisor:
             (layout.node(seat) / "state").mkdir(exist_ok=True)
         for path, text in plan.files(layout, opened).items():
             state.write(path, text)
-        described = json.dumps(plan.described(layout, opened), indent=2)
-        state.write(layout.folder / "cluster.json", described + "\n")
+        described = state.to_json(plan.described(layout, opened))
+        state.write(layout.folder / "cluster.json", described)
 
     def _prepare(self) -> None:
         fabric, layout = self._fabric, self._layout
