@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -27,7 +28,7 @@ class Member:
         self.answer: Callable[[grpc.ServicerContext], None] = lambda _: None
 
     def handler(self) -> grpc.GenericRpcHandler:
-        methods = {
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "GetService": grpc.unary_unary_rpc_method_handler(
                 self._service,
                 request_deserializer=control_pb2.GetServiceRequest.FromString,
