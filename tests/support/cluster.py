@@ -8,10 +8,12 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
+
+from prometheus_client import CollectorRegistry
 
 from controlplane.api.access import CALLER
 from controlplane.api.nodes import Nodes
@@ -61,12 +63,24 @@ class FaultyStore:
     def __init__(
         self, inner: MemoryStore, member_id: str, *, rng: random.Random, chances: Chances
     ) -> None:
-        self.reachable = True
+        self._reachable = asyncio.Event()
+        self._reachable.set()
         self._inner = inner
         self._member_id = member_id
         self._rng = rng
         self._chances = chances
         self._strays: set[asyncio.Task[None]] = set()
+
+    @property
+    def reachable(self) -> bool:
+        return self._reachable.is_set()
+
+    def lose(self) -> None:
+        """Nothing reaches the store until `find`; what it has delivered stands."""
+        self._reachable.clear()
+
+    def find(self) -> None:
+        self._reachable.set()
 
     async def get(self, key: str) -> Entry | None:
         await self._reach()
@@ -101,18 +115,15 @@ class FaultyStore:
 
     async def _stray(self, conditions: Sequence[Condition], writes: Sequence[Write]) -> None:
         await asyncio.sleep(self._rng.random() * 8.0)
-        try:
+        with suppress(EstibaError):
             await self._inner.commit(conditions, writes)
-        except EstibaError:
-            pass
 
     async def watch(self, prefix: str, *, after: int) -> AsyncGenerator[Batch, None]:
         """Resume after what was delivered, as often as the connection breaks."""
         while True:
             async with aclosing(self._inner.watch(prefix, after=after)) as batches:
                 async for batch in batches:
-                    while not self.reachable:
-                        await asyncio.sleep(0.1)
+                    await self._reachable.wait()
                     await asyncio.sleep(self._rng.random() * 0.02)
                     after = batch.revision
                     yield batch
@@ -148,7 +159,7 @@ class SimulatedMember:
         self, name: str, inner: MemoryStore, *, rng: random.Random, chances: Chances
     ) -> None:
         self.name = name
-        self.instruments = Instruments()
+        self.instruments = Instruments(CollectorRegistry())
         self._inner = inner
         self._rng = rng
         self._chances = chances
@@ -183,7 +194,7 @@ class SimulatedMember:
     async def kill(self) -> None:
         """Stop it as SIGKILL does: its leases and its keys stay until they end."""
         if self.store is not None:
-            self.store.reachable = False
+            self.store.lose()
         await self.stop()
 
     async def stop(self) -> None:

@@ -1,6 +1,7 @@
 """A user's calls, as functions to hand to `World.user`."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from controlplane.api.nodes import Nodes
 from controlplane.api.services import Services
@@ -42,11 +43,9 @@ def update(name: str, *, replicas: int, image: str) -> Call:
 
 def delete(name: str) -> Call:
     async def call(services: Services, _: Nodes) -> None:
-        try:
+        # Not found: the attempt before got no answer, and had done it.
+        with suppress(NotFoundError):
             await services.delete(control.DeleteServiceRequest(service=name))
-        except NotFoundError:
-            # The attempt before got no answer, and had done it.
-            pass
 
     return call
 
