@@ -5,7 +5,7 @@ another node's request would see, without the load balancer.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import aiohttp
 
@@ -55,30 +55,33 @@ class Checks:
         self, check: v1.HealthCheck, rules: Rules, container_id: str, address: str
     ) -> CheckResult:
         kind = check.WhichOneof("kind")
-        once: Awaitable[CheckResult]
         if kind == "exec":
-            once = self._exec(list(check.exec.command), rules, container_id)
-        elif kind == "http":
-            once = _http(address, check.http.port, check.http.path)
-        else:
-            once = _tcp(address, check.tcp.port)
+            return await self._exec(list(check.exec.command), rules, container_id)
         try:
             async with asyncio.timeout(rules.timeout_s):
-                return await once
+                if kind == "http":
+                    return await _http(address, check.http.port, check.http.path)
+                return await _tcp(address, check.tcp.port)
         except TimeoutError:
-            return CheckResult(ok=False, message=f"no answer within {rules.timeout_s:g} s")
+            return _late(rules)
 
     async def _exec(self, command: list[str], rules: Rules, container_id: str) -> CheckResult:
         try:
             ended = await self._launcher.exec(container_id, command, timeout_s=rules.timeout_s)
         except LaunchError as fault:
             return CheckResult(ok=False, message=str(fault))
+        if ended.timed_out:
+            return _late(rules)
         if ended.exit_code == 0:
             return CheckResult(ok=True)
         said = ended.output.decode(errors="replace").strip()[:OUTPUT_SHOWN]
         return CheckResult(
             ok=False, message=f"exit code {ended.exit_code}" + (f": {said}" if said else "")
         )
+
+
+def _late(rules: Rules) -> CheckResult:
+    return CheckResult(ok=False, message=f"no answer within {rules.timeout_s:g} s")
 
 
 async def _http(address: str, port: int, path: str) -> CheckResult:

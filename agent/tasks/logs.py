@@ -8,10 +8,11 @@ is in by its inode, and goes on with the next younger one.
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from agent.tasks.folders import Folders
 from estiba.v1 import control_pb2 as control
@@ -33,15 +34,16 @@ class LogReader:
 
     async def read(self, request: dispatch.ReadLogs) -> AsyncIterator[control.LogsResponse]:
         """Yield batches of lines: each task's after the other, then as they come if followed."""
-        logs = []
-        try:
+        with ExitStack() as opened:
+            logs = []
             for task_id in request.task_ids:
                 if not self._name_of(task_id):
                     yield control.LogsResponse(
                         warnings=[f"node {self._node_id} knows no task {task_id}"]
                     )
                     continue
-                log = TaskLog(self._folders.task_logs(task_id), since_s=seconds(request.since))
+                folder = self._folders.task_logs(task_id)
+                log = opened.enter_context(TaskLog(folder, since_s=seconds(request.since)))
                 logs.append((task_id, log))
                 if request.tail:
                     await asyncio.to_thread(log.skip_to_tail, request.tail)
@@ -52,9 +54,6 @@ class LogReader:
                 for task_id, log in logs:
                     async for batch in self._drain(task_id, log):
                         yield batch
-        finally:
-            for _, log in logs:
-                log.close()
 
     async def _drain(self, task_id: str, log: "TaskLog") -> AsyncIterator[control.LogsResponse]:
         while lines := await asyncio.to_thread(log.more):
@@ -73,6 +72,12 @@ class TaskLog:
         self._file: BinaryIO | None = None
         self._run = 0
         self._rest = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
     def skip_to_tail(self, lines: int) -> None:
         """Go to where the last so many lines begin."""

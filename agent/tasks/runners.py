@@ -39,6 +39,7 @@ class Runners:
         self._records: dict[str, Record] = {}
         self._exits: dict[str, Exit] = {}
         self._certain = False
+        self._swept = False
         self._on_exit: list[Callable[[str], None]] = []
         tools.launcher.on_exit(self._exited)
 
@@ -134,7 +135,8 @@ class Runners:
 
     async def _sweep(self) -> None:
         """Remove what an earlier agent left and no assigned task owns."""
-        self._certain = True
+        self._certain = self._swept = True
+        self._exits = {}
         strangers = self._bundles | set(self._found)
         self._found, self._bundles = {}, set()
         for name in sorted(strangers):
@@ -229,7 +231,7 @@ class Runners:
         for callback in self._on_exit:
             callback(name)
         runner = self._runners.get(task_of(name)[0])
-        if name in self._found:
-            self._exits[name] = ended
-        elif runner is not None:
+        if runner is not None and name not in self._found:
             runner.exited(name, ended)
+        elif not self._swept:
+            self._exits[name] = ended

@@ -1,7 +1,7 @@
 """Launcher, images and network with the faults that a test tells them to have."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,7 @@ class FakeContainer:
 class FakeResult:
     exit_code: int
     output: bytes = b""
+    timed_out: bool = False
 
 
 class FakeLauncher:
@@ -157,11 +158,10 @@ class FakeNetwork:
     async def disconnect(self, container_id: str) -> None:
         self.connected.pop(container_id, None)
 
-    async def adopt(self, container_ids: Collection[str]) -> Mapping[str, str]:
+    async def adopt(self, container_ids: Collection[str]) -> None:
         self.connected = {
             name: address for name, address in self.connected.items() if name in container_ids
         }
-        return self.connected
 
 
 @dataclass(frozen=True)
