@@ -102,7 +102,8 @@ def new_filesystem(kind: str, options: tuple[str, ...], attributes: int) -> int:
     """
     context = check(_fsopen(kind.encode(), _FSOPEN_CLOEXEC), kind)
     try:
-        for option in options:
+        # What `df` and `mount` show in the first column.
+        for option in (f"source={kind}", *options):
             key, equals, value = option.partition("=")
             if equals:
                 done = _fsconfig(context, _FSCONFIG_SET_STRING, key.encode(), value.encode(), 0)

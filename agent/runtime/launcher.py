@@ -9,7 +9,6 @@ import fcntl
 import gc
 import os
 import re
-import resource
 import signal
 import socket
 import sys
@@ -26,7 +25,7 @@ from agent.runtime.errors import ContainerError
 from agent.runtime.executions import Executions
 from agent.runtime.loop import Loop
 from agent.runtime.messages import PROTOCOL, Channel, Message, close_all, listen
-from agent.runtime.processes import re_execute, say
+from agent.runtime.processes import raise_open_files, re_execute, say
 
 PROGRAM = "estiba-launcher"
 
@@ -45,7 +44,7 @@ class Launcher:
         self._socket_path = socket_path
         self._cgroups = Cgroups(cgroup_parent)
         self._clients: set[Channel] = set()
-        open_files = _raise_open_files()
+        open_files = raise_open_files()
         self._executions = Executions(self._loop, self._cgroups, open_files)
         self._containers = Containers(
             self._loop,
@@ -175,13 +174,6 @@ def _container_id(message: Message) -> str:
     if not _CONTAINER_ID.fullmatch(container_id):
         raise ContainerError("request", f"{container_id!r} is no container id")
     return container_id
-
-
-def _raise_open_files() -> tuple[int, int]:
-    """Allow this process all the descriptors it may have; return what it was started with."""
-    given = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (given[1], given[1]))
-    return given
 
 
 def lock_state(folder: Path) -> int:

@@ -1,9 +1,9 @@
 """The pipes that carry a container's output, and the launcher's side of the log pump.
 
 A container writes into two pipes. The read ends are held here and by the pump, with
-a staging pipe for each in which the pump keeps what it has not yet written (see
-logpump). So whichever of the two dies, no output is lost and no container gets SIGPIPE;
-the one that starts again is given everything by the other.
+what the pump needs to go on exactly where another pump was killed (see pumping). So
+whichever of the two dies, no output is lost and no container gets SIGPIPE; the one
+that starts again is given everything by the other.
 """
 
 import os
@@ -25,7 +25,7 @@ _RECONNECT_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class OutputPipes:
-    """Read ends of one container's output; and staging pipes, both ends of each."""
+    """Read ends of one container's output, both ends of staging pipes, the pump's journal."""
 
     stdout: int
     stdout_staged: int
@@ -33,11 +33,13 @@ class OutputPipes:
     stderr: int
     stderr_staged: int
     stderr_staging: int
+    journal: int
 
     def descriptors(self) -> list[int]:
         return [
             *(self.stdout, self.stdout_staged, self.stdout_staging),
             *(self.stderr, self.stderr_staged, self.stderr_staging),
+            self.journal,
         ]
 
 
@@ -56,6 +58,7 @@ def make_pipes() -> tuple[OutputPipes, int, int]:
             with suppress(PermissionError):
                 pipes.resize(reader, PIPE_BYTES)
                 pipes.resize(made[-1], STAGING_BYTES)
+        made.append(os.memfd_create("estiba-journal", os.MFD_CLOEXEC))
     except OSError:
         close_all([*made, *writers])
         raise

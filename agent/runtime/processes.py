@@ -1,6 +1,7 @@
 """How launcher and log pump run: re-executed small, short-lived children, one line a message."""
 
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,13 @@ def re_execute(module: str, arguments: Sequence[str]) -> NoReturn:
     interpreter = mounts.clone_tree(os.path.realpath(sys.executable))
     mounts.set_attributes(interpreter, mounts.ATTR_RDONLY)
     os.execve(interpreter, [sys.executable, *flags, *arguments], os.environ)  # noqa: S606
+
+
+def raise_open_files() -> tuple[int, int]:
+    """Allow this process all the descriptors it may have; return what it was started with."""
+    given = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (given[1], given[1]))
+    return given
 
 
 def in_child(loop: Loop, work: Callable[[], None], done: Callable[[int], None]) -> None:
