@@ -4,6 +4,9 @@ Pure. There is no way back for stored objects: whoever changes one changes the
 message that was read, so that fields this version does not know stay in it.
 """
 
+from enum import IntEnum
+from typing import TypeVar
+
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -23,6 +26,8 @@ from estiba.model import (
 from estiba.v1 import types_pb2 as v1
 
 NOTES_KEPT = 20
+
+E = TypeVar("E", bound=IntEnum)
 
 
 def resources(message: v1.Reservations) -> Resources:
@@ -44,7 +49,7 @@ def service(message: v1.Service) -> Service:
 
 def task(message: v1.Task) -> Task:
     status = message.status
-    observed = TaskState(status.state)
+    observed = _known(TaskState, status.state)
     return Task(
         id=TaskId(message.metadata.id),
         service_id=ServiceId(message.service_id),
@@ -52,7 +57,7 @@ def task(message: v1.Task) -> Task:
         template_generation=message.template_generation,
         attempt=message.attempt,
         node_id=NodeId(message.node_id) if message.node_id else None,
-        desired=DesiredState(message.desired),
+        desired=_known(DesiredState, message.desired or DesiredState.RUNNING),
         observed=observed,
         run=status.run,
         ready=status.ready,
@@ -126,3 +131,16 @@ def duration_s(length: Duration) -> float:
 
 def _last_note(message: v1.Task) -> str:
     return message.notes[-1].message if message.notes else ""
+
+
+def _known(states: type[E], number: int) -> E:
+    """Return the state of this number; for one of a later version, the last known before it.
+
+    The states of tasks are ordered, with gaps: what a later version puts into a gap has
+    come as far as the state below, as far as we can tell.
+    """
+    try:
+        return states(number)
+    except ValueError:
+        before = [state.value for state in states if state.value < number]
+        return states(max(before, default=min(states).value))
