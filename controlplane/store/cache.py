@@ -9,7 +9,7 @@ import logging
 from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 MOST_CHANGES_KEPT = 20_000
 RETRY_DELAY_S = 0.5
+RELIST_EVERY_S = 600.0
 # Others get their turn after this many revisions of a long batch: a few milliseconds.
 REVISIONS_IN_ONE_GO = 100
 
@@ -44,7 +45,12 @@ class Cache:
     """Belongs to one event loop; `run` keeps it fresh."""
 
     def __init__(
-        self, store: Store, *, clock: Clock, most_changes_kept: int = MOST_CHANGES_KEPT
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        most_changes_kept: int = MOST_CHANGES_KEPT,
+        relist_every_s: float = RELIST_EVERY_S,
     ) -> None:
         self.revision = 0
         """All changes up to here are in; 0 before the first list."""
@@ -53,11 +59,14 @@ class Cache:
         self._store = store
         self._clock = clock
         self._most_changes_kept = most_changes_kept
+        self._relist_every_s = relist_every_s
         self._mirror = Mirror()
         self._history: deque[CacheBatch] = deque()
         self._changes_kept = 0
         self._forgotten = 0
         """Changes up to this revision are not in the history."""
+        self._histories = 0
+        """How often the history began anew."""
         self._news = asyncio.Event()
 
     @property
@@ -128,18 +137,27 @@ class Cache:
         return self._mirror.key_revisions.get(key, 0)
 
     async def run(self) -> None:
-        """List and watch until cancelled; list again when history is gone."""
+        """List and watch until cancelled.
+
+        List again when history is gone, and now and then without a reason: what a watch
+        has kept from us would never be noticed otherwise.
+        """
         while True:
             try:
                 await self._list()
-                async with aclosing(self._store.watch(keys.ROOT, after=self.revision)) as batches:
-                    async for batch in batches:
-                        await self._take(batch)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._relist_every_s):
+                        await self._follow()
             except CompactedError as gap:
                 log.info("listing everything again: %s", gap)
             except UnavailableError as error:
                 log.warning("cannot list the store, trying again: %s", error)
                 await self._clock.sleep(RETRY_DELAY_S)
+
+    async def _follow(self) -> None:
+        async with aclosing(self._store.watch(keys.ROOT, after=self.revision)) as batches:
+            async for batch in batches:
+                await self._take(batch)
 
     async def wait_for(self, revision: int, *, timeout_s: float) -> None:
         """Return when everything up to ``revision`` is in.
@@ -167,8 +185,9 @@ class Cache:
         Raises:
             CompactedError: some of them are not kept any more.
         """
+        histories = self._histories
         while True:
-            if after < self._forgotten:
+            if after < self._forgotten or histories != self._histories:
                 raise CompactedError(after + 1, oldest=self._forgotten + 1)
             news = self._news
             batches = self._since(after)
@@ -208,15 +227,26 @@ class Cache:
                 break
             page = await self._store.list(keys.ROOT, start=page.next_key, at=revision)
         gone = self._mirror.key_revisions.keys() - listed
+        missed = [event.key for event in differing if event.revision <= self.revision]
+        if missed:
+            log.error("the watch has missed %d changes, such as of %s", len(missed), missed[0])
         differing += [Event(key, None, revision) for key in sorted(gone)]
         changes = self._mirror.apply(differing, now_s=self._clock.now())
-        if begun:
+        if begun and not missed and (revision > self.revision or not changes):
             self._advance(revision, changes)
             return
-        self._forgotten = revision
-        self._advance(revision, ())
-        self.ready.set()
-        log.info("listed the store at revision %d: %d keys", revision, len(listed))
+        self._begin_history(after=revision)
+        if not begun:
+            self.ready.set()
+            log.info("listed the store at revision %d: %d keys", revision, len(listed))
+
+    def _begin_history(self, *, after: int) -> None:
+        """Send all followers to look anew: they could not be told what has just changed."""
+        self._forgotten = after
+        self._history.clear()
+        self._changes_kept = 0
+        self._histories += 1
+        self._advance(after, ())
 
     def _differing(self, entries: Iterable[Entry]) -> list[Event]:
         known: Callable[[str], int | None] = self._mirror.key_revisions.get

@@ -247,7 +247,7 @@ class EtcdStore:
 
         It asks for the last delivered revision again, and `Assembly` drops it: a watch
         that starts exactly where history was compacted misses deletions made at that
-        revision (etcd-io/etcd#19179), while one that starts before is told so.
+        revision (etcd-io/etcd#18089), while one that starts before is told so.
         """
         assembly.restart()
         call = self._connections[self._current].watches.Watch(metadata=_REQUIRE_LEADER)

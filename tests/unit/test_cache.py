@@ -1,7 +1,7 @@
 """The cache on the store in memory: what it shows, what it tells, what it keeps."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
@@ -11,7 +11,7 @@ from controlplane.errors import CompactedError, UnavailableError
 from controlplane.store import codec, keys
 from controlplane.store.cache import Cache, CacheBatch, CacheChange
 from controlplane.store.memory import Fault, MemoryStore, Operation
-from controlplane.store.protocol import Delete, Put, Write
+from controlplane.store.protocol import Batch, Delete, Put, Write
 from estiba.kit.clock import LoopClock
 from estiba.v1 import types_pb2 as v1
 from estiba.wire import seconds, timestamp
@@ -369,6 +369,39 @@ async def test_after_a_compaction_it_lists_again_and_its_followers_see_the_outco
         revision = await write(store, task("later", "s1"))
         await cache.wait_for(revision, timeout_s=5)
         assert "later" in cache.tasks
+
+
+class Forgetful(MemoryStore):
+    """Its watches keep the changes of one task to themselves."""
+
+    async def watch(self, prefix: str, *, after: int) -> AsyncGenerator[Batch, None]:
+        async with aclosing(super().watch(prefix, after=after)) as batches:
+            async for batch in batches:
+                told = tuple(it for it in batch.events if it.key != keys.task("kept-back"))
+                yield Batch(batch.revision, told)
+
+
+async def test_what_a_watch_kept_back_is_found_by_the_next_list(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = Forgetful()
+    cache = Cache(store, clock=LoopClock(), relist_every_s=0.02)
+    running = asyncio.create_task(cache.run())
+    await cache.ready.wait()
+    after = cache.revision
+    revision = await write(store, task("told", "s1"), task("kept-back", "s1"))
+    await cache.wait_for(revision, timeout_s=5)
+    assert list(cache.tasks) == ["told"]
+
+    async with aclosing(cache.changes(after)) as batches:
+        assert [change.id for change in (await anext(batches)).changes] == ["told"]
+        with pytest.raises(CompactedError):
+            await anext(batches)
+
+    assert sorted(cache.tasks) == ["kept-back", "told"]
+    assert "the watch has missed 1 changes" in caplog.text
+    running.cancel()
+    await asyncio.wait([running])
 
 
 class FirstAnswersFail:
