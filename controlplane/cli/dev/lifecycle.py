@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 READY_TIMEOUT_S = 90.0
 LOOK_EVERY_S = 0.1
+RESTARTS_WORTH_TELLING = 3
 DOWN_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 30.0
 
@@ -259,13 +260,14 @@ def _wait_until_ready(layout: plan.Layout) -> None:
     try:
         while True:
             done, words = _readiness(layout, connection)
+            words += "" if done else _failing(layout, RESTARTS_WORTH_TELLING)
             if words != last:
                 _progress(words)
                 last = words
             if done:
                 return
             if time.monotonic() > deadline:
-                raise CliError(f"the cluster is not ready: {words}{_failing(layout)}")
+                raise CliError(f"the cluster is not ready after {READY_TIMEOUT_S:g} s: {words}")
             time.sleep(LOOK_EVERY_S)
     finally:
         connection.close()
@@ -289,12 +291,13 @@ def _readiness(layout: plan.Layout, connection: "Connection") -> tuple[bool, str
     return done, f"{members} of {len(plan.MEMBERS)} members, {ready} of {len(layout.seats)} nodes"
 
 
-def _failing(layout: plan.Layout) -> str:
-    """Name the programs that were restarted, and where they say why."""
+def _failing(layout: plan.Layout, restarts: int) -> str:
+    """Name the programs that were restarted at least so often, and where they say why."""
     running = _running(layout)
     if running is None:
-        return "; the supervisor has ended"
-    names = [program["name"] for program in running["programs"] if program["restarts"]]
+        raise CliError(f"the supervisor has ended, see {layout.log('supervisor')}")
+    names = [program["name"] for program in running["programs"] if program["restarts"] >= restarts]
     if not names:
         return ""
-    return f"; {', '.join(names)} did not stay up, see `estiba dev logs {names[0]}`"
+    verb = "does" if len(names) == 1 else "do"
+    return f"; {', '.join(names)} {verb} not stay up, see `estiba dev logs {names[0]}`"
