@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from agent.errors import ImageError
-from agent.images.transport import Transport, UnansweredError, parse_url
+from agent.images.transport import Transport, UnansweredError, name_of, parse_url
 
 DEFAULT_LIFE_S = 60.0
 MARGIN_S = 5.0
@@ -60,10 +60,10 @@ class Tokens:
         query.setdefault("scope", f"repository:{repository}:pull")
         async with transport.request("GET", realm.update_query(query), {}) as response:
             if response.status != 200:
-                answered = f"{realm.host_port_subcomponent} gives no token for {registry}: {response.status}"
-                raise UnansweredError(f"{answered} {response.reason or ''}".rstrip())
+                answer = f"{response.status} {response.reason or ''}".rstrip()
+                raise UnansweredError(f"registry {registry} gives no token: {answer}")
             content = await response.content.read(MAX_TOKEN_BYTES)
-        token, life_s = _token(content, realm.host_port_subcomponent)
+        token, life_s = _token(content, name_of(realm))
         valid_until = self._monotonic() + life_s - MARGIN_S
         self._held[registry, repository] = (token, valid_until)
 

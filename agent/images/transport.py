@@ -55,7 +55,15 @@ class Endpoints:
     """The configured registries, and what is learned about others. Lives as long as the agent."""
 
     def __init__(self, registries: Mapping[str, Registry]) -> None:
-        self._registries = {_key(URL(f"https://{name}")): registries[name] for name in registries}
+        self._registries: dict[tuple[str, int], Registry] = {}
+        for name, registry in registries.items():
+            address = URL(f"https://{registry.address}")
+            if not address.host:
+                raise ImageError(f"registry {name}: {registry.address!r} is no address")
+            self._registries[_key(URL(f"https://{name}"))] = registry
+            if not _is_ip(address.host):
+                # A registry redirects to itself under the name it is spoken to.
+                self._registries.setdefault(_key(address), registry)
         self._trust: dict[Path | None, ssl.SSLContext] = {}
         self._plain: set[tuple[str, int]] = set()
 
@@ -86,13 +94,11 @@ class Endpoints:
             return _Endpoint(url, None, None, self._trusted(None))
         address = URL(f"{url.scheme}://{known.address}")
         if not address.host:
-            raise ImageError(
-                f"registry {url.host_port_subcomponent}: its address {known.address!r} is none"
-            )
+            raise ImageError(f"registry {name_of(url)}: its address {known.address!r} is none")
         dialled = url.with_host(address.host).with_port(address.port)
         trust = self._trusted(known.ca)
         if _is_ip(address.host):
-            return _Endpoint(dialled, url.host_port_subcomponent, url.host, trust)
+            return _Endpoint(dialled, name_of(url), url.host, trust)
         return _Endpoint(dialled, None, None, trust)
 
     def _trusted(self, ca: Path | None) -> ssl.SSLContext:
@@ -162,16 +168,14 @@ class Transport:
             if response.status not in (301, 302, 303, 307, 308) or location is None:
                 return response
             response.close()
-            target = url.join(parse_url(location, url.host_port_subcomponent))
+            target = url.join(parse_url(location, name_of(url)))
             if not self._endpoints.may_use(target):
-                raise ImageError(
-                    f"registry {url.host_port_subcomponent} redirects to where there is no TLS"
-                )
+                raise ImageError(f"registry {name_of(url)} redirects to where there is no TLS")
             if _key(target) != _key(url):
                 # A token is for the registry alone, not for where it stores its blobs.
                 sent.pop("Authorization", None)
             url = target
-        raise ImageError(f"registry {url.host_port_subcomponent} redirects without end")
+        raise ImageError(f"registry {name_of(url)} redirects without end")
 
     async def _send(
         self, method: str, url: URL, headers: Mapping[str, str]
@@ -206,6 +210,11 @@ def parse_url(text: str, sender: str) -> URL:
         raise ImageError(f"registry {sender} sends a URL that is none") from error
 
 
+def name_of(url: URL) -> str:
+    """Return the host, and the port if it is not the scheme's own."""
+    return url.host_port_subcomponent or "without a host"
+
+
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -226,7 +235,7 @@ def _key(url: URL) -> tuple[str, int]:
 
 
 def _unanswered(url: URL, error: Exception) -> UnansweredError:
-    name = url.host_port_subcomponent
+    name = name_of(url)
     match error:
         case aiohttp.ClientConnectorCertificateError():
             cause = error.certificate_error

@@ -75,7 +75,10 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class RunningRegistry:
-    """``name`` is how images name it; ``address`` is where it listens; ``ca`` None means plain."""
+    """``name`` is how images name it; ``address`` is where it listens; ``ca`` None means plain.
+
+    The certificate is for the name without its port.
+    """
 
     name: str
     address: str
@@ -91,6 +94,10 @@ class RunningRegistry:
     def url(self) -> str:
         return f"{'https' if self.ca else 'http'}://{self.address}"
 
+    @property
+    def host(self) -> str:
+        return self.name.rpartition(":")[0]
+
     def blob_file(self, digest: str) -> Path:
         """Return where the registry keeps a blob, for a test that damages it."""
         algorithm, _, name = digest.partition(":")
@@ -100,17 +107,17 @@ class RunningRegistry:
 
 @asynccontextmanager
 async def run_registry(
-    folder: Path, authority: Authority | None, *, port: int | None = None
+    folder: Path, authority: Authority | None, *, host: str = REGISTRY_HOST
 ) -> AsyncIterator[RunningRegistry]:
     """Run docker-registry until the end of the block; plain if there is no authority."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = port or free_port()
+    port = free_port()
     address = f"127.0.0.1:{port}"
     storage = folder / "storage"
     config = folder / "config.yml"
     tls = ""
     if authority is not None:
-        cert, key = authority.issue(REGISTRY_HOST)
+        cert, key = authority.issue(host)
         tls = f"  tls: {{certificate: {cert}, key: {key}}}\n"
     config.write_text(
         "version: 0.1\n"
@@ -118,7 +125,7 @@ async def run_registry(
         f"storage: {{filesystem: {{rootdirectory: {storage}}}, delete: {{enabled: true}}}}\n"
         f"http:\n  addr: {address}\n{tls}"
     )
-    name = f"{REGISTRY_HOST}:{port}" if authority is not None else address
+    name = f"{host}:{port}" if authority is not None else address
     with (folder / "log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             "docker-registry", "serve", str(config), stdout=log, stderr=subprocess.STDOUT

@@ -171,7 +171,7 @@ class _Push:
         async with self._session.request(
             method,
             url,
-            data=blob.content if blob else None,
+            data=io.BytesIO(blob.content) if blob else None,
             headers={"Content-Type": blob.media_type} if blob else {},
             ssl=self._trust,
             server_hostname=self._server_name,
