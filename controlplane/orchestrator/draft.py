@@ -26,10 +26,8 @@ class Draft:
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         self._tasks: dict[TaskId, Task] = {task.id: task for task in tasks}
-        self._attempts: dict[tuple[int, int], int] = {}
-        for task in self._tasks.values():
-            key = (task.slot, task.template_generation)
-            self._attempts[key] = max(self._attempts.get(key, 0), task.attempt)
+        self._slots: dict[int, list[Task]] | None = None
+        self._forgotten: dict[tuple[int, int], int] = {}
         self._vacated: dict[int, str] = {}
         self._actions: list[Action] = []
         self._wake_after_s: float | None = None
@@ -38,18 +36,24 @@ class Draft:
         return list(self._tasks.values())
 
     def slots(self) -> dict[int, list[Task]]:
-        """Return the tasks of each slot, oldest first."""
-        slots: defaultdict[int, list[Task]] = defaultdict(list)
-        for task in self._tasks.values():
-            slots[task.slot].append(task)
-        for occupants in slots.values():
-            if len(occupants) > 1:
-                occupants.sort(key=age)
-        return slots
+        """Return the tasks of each slot, oldest first; lowest slot first."""
+        if self._slots is None:
+            slots: defaultdict[int, list[Task]] = defaultdict(list)
+            for task in self._tasks.values():
+                slots[task.slot].append(task)
+            for occupants in slots.values():
+                if len(occupants) > 1:
+                    occupants.sort(key=age)
+            self._slots = dict(sorted(slots.items()))
+        return self._slots
 
     def next_attempt(self, slot: int, template_generation: int) -> int:
         """Return one more than the highest attempt known, forgotten ones included."""
-        return self._attempts.get((slot, template_generation), 0) + 1
+        highest = self._forgotten.get((slot, template_generation), 0)
+        for task in self.slots().get(slot, ()):
+            if task.template_generation == template_generation:
+                highest = max(highest, task.attempt)
+        return highest + 1
 
     def vacated_because(self, slot: int) -> str | None:
         """Return why this plan took a task out of the slot, if it did."""
@@ -65,25 +69,28 @@ class Draft:
             return
         self._actions.append(StopTask(task.id, reason))
         self._vacated[task.slot] = reason
-        self._tasks[task.id] = replace(self._tasks[task.id], desired=DesiredState.SHUTDOWN)
+        self._put(replace(self._tasks[task.id], desired=DesiredState.SHUTDOWN))
 
     def remove(self, task: Task, reason: str) -> None:
         self._actions.append(RemoveTask(task.id, reason))
-        self._tasks[task.id] = replace(self._tasks[task.id], desired=DesiredState.REMOVE)
+        self._put(replace(self._tasks[task.id], desired=DesiredState.REMOVE))
 
     def forget(self, task: Task, reason: str) -> None:
         self._actions.append(ForgetTask(task.id, reason))
         if task.wanted:
             self._vacated[task.slot] = reason
+        key = (task.slot, task.template_generation)
+        self._forgotten[key] = max(self._forgotten.get(key, 0), task.attempt)
+        self._slots = None
         del self._tasks[task.id]
 
     def mark_lost(self, task: Task, reason: str) -> None:
         self._actions.append(MarkLost(task.id, reason))
-        self._tasks[task.id] = replace(self._tasks[task.id], lost=True)
+        self._put(replace(self._tasks[task.id], lost=True))
 
     def mark_found(self, task: Task, reason: str) -> None:
         self._actions.append(MarkFound(task.id, reason))
-        self._tasks[task.id] = replace(self._tasks[task.id], lost=False)
+        self._put(replace(self._tasks[task.id], lost=False))
 
     def wake_after(self, delay_s: float) -> None:
         """Have the service looked at again in so long, or earlier."""
@@ -92,6 +99,10 @@ class Draft:
 
     def decision(self) -> Decision:
         return Decision(tuple(self._actions), self._wake_after_s)
+
+    def _put(self, task: Task) -> None:
+        self._tasks[task.id] = task
+        self._slots = None
 
 
 def age(task: Task) -> tuple[int, int]:

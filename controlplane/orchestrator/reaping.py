@@ -39,7 +39,7 @@ def forget_gone(draft: Draft, nodes: Mapping[NodeId, Node]) -> None:
 
 def reap(draft: Draft, replicas: int, now_s: float) -> None:
     """Remove ended tasks that are more history than anybody reads."""
-    for slot, occupants in sorted(draft.slots().items()):
+    for slot, occupants in draft.slots().items():
         ended = [
             task
             for task in occupants

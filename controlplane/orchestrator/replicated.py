@@ -59,16 +59,17 @@ def _settle_slots(
     draft: Draft, service: Service, nodes: Mapping[NodeId, Node], now_s: float
 ) -> None:
     """Leave at most one wanted task in a slot, on a node that is not gone, and none above."""
-    for slot, occupants in sorted(draft.slots().items()):
+    for slot, occupants in draft.slots().items():
         wanted = [task for task in occupants if task.wanted]
         if not 1 <= slot <= service.replicas:
             for task in wanted:
                 draft.stop(task, f"scaled down to {service.replicas}")
             continue
-        # The one that works stays, else the oldest; one that was lost gives way to its successor.
-        wanted.sort(key=lambda task: (task.lost, not task.ready, age(task)))
-        for task in wanted[1:]:
-            draft.stop(task, f"slot {slot} belongs to task {wanted[0].id}")
+        if len(wanted) > 1:
+            # The one that works stays, else the oldest; a lost one gives way to its successor.
+            wanted.sort(key=lambda task: (task.lost, not task.ready, age(task)))
+            for task in wanted[1:]:
+                draft.stop(task, f"slot {slot} belongs to task {wanted[0].id}")
         if wanted and wanted[0].lost:
             node = node_of(wanted[0], nodes)
             if node is not None and node.state is not NodeState.READY:

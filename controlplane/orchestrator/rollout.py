@@ -19,8 +19,11 @@ def outdated_reason(service: Service, task: Task, node: Node | None) -> str | No
     """
     if task.template_generation != service.template_generation:
         return f"template {service.template_generation} replaces {task.template_generation}"
-    if node is None:
-        return None
+    return None if node is None else misplaced_reason(service, node)
+
+
+def misplaced_reason(service: Service, node: Node) -> str | None:
+    """Say why no task of the service may stay on the node; None if it may."""
     if node.availability is Availability.DRAIN:
         return f"node {node_name(node)} is drained"
     # A constraint that this version cannot read places no task, and moves none.
@@ -42,18 +45,19 @@ def replace_outdated(draft: Draft, service: Service, nodes: Mapping[NodeId, Node
     """
     serving = 0
     outdated: list[tuple[Task, str]] = []
-    for task in sorted(draft.tasks(), key=lambda task: task.slot):
-        if not task.wanted:
-            continue
-        node = node_of(task, nodes)
-        up = serves(task, node)
-        serving += up
-        reason = outdated_reason(service, task, node)
-        if reason is None:
-            continue
-        if up:
-            outdated.append((task, reason))
-        elif node is None or node.state is NodeState.READY:
-            draft.stop(task, reason)
+    for occupants in draft.slots().values():
+        for task in occupants:
+            if not task.wanted:
+                continue
+            node = node_of(task, nodes)
+            up = serves(task, node)
+            serving += up
+            reason = outdated_reason(service, task, node)
+            if reason is None:
+                continue
+            if up:
+                outdated.append((task, reason))
+            elif node is None or node.state is NodeState.READY:
+                draft.stop(task, reason)
     if outdated and serving == service.replicas:
         draft.stop(*outdated[0])

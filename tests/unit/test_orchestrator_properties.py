@@ -94,7 +94,7 @@ def serves(task: Task, nodes: dict[NodeId, Node]) -> bool:
     )
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(st.none() | services, tasks, some_nodes())
 def test_one_plan_is_enough(
     service: Service | None, before: list[Task], nodes: dict[NodeId, Node]
@@ -108,7 +108,7 @@ def test_one_plan_is_enough(
     assert again.wake_after_s is None or again.wake_after_s > 0
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(services, tasks, some_nodes())
 def test_no_slot_is_twice_wanted_and_none_beyond_the_replicas(
     service: Service, before: list[Task], nodes: dict[NodeId, Node]
@@ -120,7 +120,7 @@ def test_no_slot_is_twice_wanted_and_none_beyond_the_replicas(
     assert all(1 <= slot <= service.replicas for slot in held)
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(services, tasks, some_nodes())
 def test_a_vacant_slot_is_filled_now_or_at_the_wake_up_or_when_its_last_task_has_stopped(
     service: Service, before: list[Task], nodes: dict[NodeId, Node]
@@ -135,7 +135,7 @@ def test_a_vacant_slot_is_filled_now_or_at_the_wake_up_or_when_its_last_task_has
         assert wanted or stopping or decision.wake_after_s is not None
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(services, tasks, some_nodes())
 def test_no_task_is_stopped_without_cause(
     service: Service, before: list[Task], nodes: dict[NodeId, Node]
@@ -168,7 +168,7 @@ def test_no_task_is_stopped_without_cause(
         assert any(causes.values()), (action, task)
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(services, tasks, some_nodes())
 def test_a_plan_takes_down_at_most_one_slot_that_serves_and_only_if_all_do(
     service: Service, before: list[Task], nodes: dict[NodeId, Node]
@@ -183,7 +183,7 @@ def test_a_plan_takes_down_at_most_one_slot_that_serves_and_only_if_all_do(
     assert not given_up or up_before == set(wanted)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(services, tasks, some_nodes())
 def test_only_what_left_nothing_behind_is_forgotten(
     service: Service, before: list[Task], nodes: dict[NodeId, Node]
@@ -196,7 +196,7 @@ def test_only_what_left_nothing_behind_is_forgotten(
             assert gone or task.observed is TaskState.REMOVED
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(services, tasks, some_nodes())
 def test_only_ended_tasks_of_a_living_service_are_removed(
     service: Service, before: list[Task], nodes: dict[NodeId, Node]
@@ -220,7 +220,7 @@ def test_a_deleted_service_creates_and_keeps_nothing(
     assert carry_out(plan_service(None, gone, nodes, now_s=NOW_S).actions, gone) == []
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(services, st.dictionaries(st.sampled_from(NODE_IDS), st.just(0), min_size=1))
 def test_a_converged_service_needs_nothing(service: Service, on: dict[NodeId, int]) -> None:
     nodes = {node_id: Node(node_id, str(node_id), labels={"disk": "ssd"}) for node_id in on}
@@ -246,7 +246,7 @@ def test_a_converged_service_needs_nothing(service: Service, on: dict[NodeId, in
     assert summarize(service, running, nodes).converged
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(services, tasks, some_nodes())
 def test_a_summary_that_is_not_converged_says_why(
     service: Service, now: list[Task], nodes: dict[NodeId, Node]
