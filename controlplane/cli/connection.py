@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from controlplane.cli import local
 from controlplane.cli.errors import CliError
@@ -24,7 +25,7 @@ R = TypeVar("R")
 # How long to go on trying while no member answers, and how long one may take.
 PATIENCE_S = 20.0
 CALL_TIMEOUT_S = 10.0
-CONNECT_TIMEOUT_S = 1.5
+ALIVE_TIMEOUT_S = 2.0
 PAUSE_S = 0.2
 
 RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
@@ -128,8 +129,6 @@ class Connection:
         while True:
             try:
                 return pick(self._connect())(request, timeout=timeout_s)
-            except grpc.FutureTimeoutError:
-                last = "no answer"
             except grpc.RpcError as error:
                 last = self._judge(error)
             self.turn()
@@ -151,9 +150,6 @@ class Connection:
         """
         try:
             yield from pick(self._connect())(request)
-        except grpc.FutureTimeoutError:
-            self.turn()
-            raise self._nobody("no answer") from None
         except grpc.RpcError as error:
             last = self._judge(error)
             self.turn()
@@ -174,12 +170,18 @@ class Connection:
         self._channel = self._stub = None
 
     def _connect(self) -> control_pb2_grpc.ControlStub:
-        """Raise grpc.FutureTimeoutError when the member does not so much as shake hands."""
+        """Return the stub of a member that is there: one that hangs is found out at once."""
         if self._stub is None:
             self._channel = grpc.secure_channel(
                 self._target.servers[self._index], self._credentials, options=CHANNEL_OPTIONS
             )
-            grpc.channel_ready_future(self._channel).result(timeout=CONNECT_TIMEOUT_S)
+            health = health_pb2_grpc.HealthStub(self._channel)
+            try:
+                health.Check(health_pb2.HealthCheckRequest(), timeout=ALIVE_TIMEOUT_S)
+            except grpc.RpcError as error:
+                if not isinstance(error, grpc.Call) or error.code() in RETRYABLE:
+                    raise
+                # Whatever else it says, it is there.
             self._stub = control_pb2_grpc.ControlStub(self._channel)
         return self._stub
 

@@ -230,14 +230,12 @@ def programs(found: Iterable[Mapping[str, Any]], *, now_s: float) -> str:
 
 
 def progress(service: types_pb2.Service) -> str:
-    """Say in one line how far a service has come."""
-    status, replicas = service.status, service.spec.replicated.replicas
-    words = f"{status.running} of {replicas} running"
+    """Say in one line how far a service has come, and what is in the way."""
+    status = service.status
+    words = f"{service.metadata.name} {status.running}/{service.spec.replicated.replicas}"
     if status.updated < status.running:
-        words += f", {status.updated} of the newest template"
-    if status.converged:
-        return f"{service.metadata.name}: {words}"
-    return f"{service.metadata.name}: {words}" + (f" ({status.message})" if status.message else "")
+        words += f", {status.updated} updated"
+    return words if status.converged or not status.message else f"{words}: {status.message}"
 
 
 def task_lines(

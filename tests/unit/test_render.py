@@ -130,11 +130,11 @@ def test_a_node_that_is_down_tells_why() -> None:
 
 def test_progress_tells_the_reason_until_it_is_there() -> None:
     waiting = service(running=1, updated=1, message="node n2 lacks memory")
-    assert render.progress(waiting) == "web: 1 of 3 running (node n2 lacks memory)"
+    assert render.progress(waiting) == "web 1/3: node n2 lacks memory"
     done = service(running=3, updated=3, converged=True)
-    assert render.progress(done) == "web: 3 of 3 running"
+    assert render.progress(done) == "web 3/3"
     rolling = service(running=3, updated=1)
-    assert render.progress(rolling) == "web: 3 of 3 running, 1 of the newest template"
+    assert render.progress(rolling) == "web 3/3, 1 updated"
 
 
 def test_task_lines_put_first_what_is_not_ready_and_count_the_rest() -> None:
