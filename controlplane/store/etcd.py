@@ -148,6 +148,7 @@ class EtcdStore:
                 check_version(endpoint, version)
 
     async def close(self) -> None:
+        """Close the connections. End first whoever uses them: gRPC has no error for it."""
         for connection in self._connections:
             await connection.channel.close()
 
