@@ -141,15 +141,19 @@ class Connection:
         self,
         pick: "Callable[[control_pb2_grpc.ControlStub], grpc.UnaryStreamMultiCallable[Q, R]]",
         request: Q,
+        *,
+        began: Callable[[grpc.Call], None] = lambda _: None,
     ) -> Iterator[R]:
-        """Yield what one member streams.
+        """Yield what one member streams. ``began`` is given the call, which it may cancel.
 
         Raises:
             RefusedError: it said no.
             NoAnswerError: it broke off. The next call or stream goes to the next member.
         """
         try:
-            yield from pick(self._connect())(request)
+            call = pick(self._connect())(request)
+            began(call)
+            yield from call
         except grpc.RpcError as error:
             last = self._judge(error)
             self.turn()

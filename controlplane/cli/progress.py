@@ -25,6 +25,8 @@ from estiba.v1 import control_pb2, types_pb2
 LOOK_EVERY_S = 1.0
 LOOK_AT_MOST_EVERY_S = 0.05
 MOST_LINES = 12
+# How long to wait for the watch's thread, which may be in a call; it ends with the program.
+PATIENCE_S = 1.0
 
 
 def wait(
@@ -104,6 +106,7 @@ class _Watch:
         self._tasks: dict[str, types_pb2.Task] = {}
         self._changed: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._ended = threading.Event()
+        self._call: grpc.Call | None = None
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def __enter__(self) -> Self:
@@ -117,9 +120,9 @@ class _Watch:
         trace: TracebackType | None,
     ) -> None:
         self._ended.set()
-        # Ends the stream that the thread reads from.
-        self._connection.close()
-        self._thread.join(timeout=2.0)
+        if self._call is not None:
+            self._call.cancel()
+        self._thread.join(timeout=PATIENCE_S)
 
     @property
     def tasks(self) -> list[types_pb2.Task]:
@@ -137,6 +140,12 @@ class _Watch:
             self._changed.get()
 
     def _run(self) -> None:
+        try:
+            self._follow()
+        finally:
+            self._connection.close()
+
+    def _follow(self) -> None:
         after = 0
         while not self._ended.is_set():
             try:
@@ -149,28 +158,33 @@ class _Watch:
                     self._changed.put(None)
             except RefusedError as refusal:
                 if refusal.code is not grpc.StatusCode.OUT_OF_RANGE:
-                    # The service is gone, or we are closing: whoever waits finds out by reading.
+                    # The service is gone, or we are done: whoever waits finds out by reading.
                     return
                 after = 0
             except NoAnswerError:
                 # The next member knows what came after the last revision we saw.
                 self._ended.wait(LOOK_AT_MOST_EVERY_S)
-            except ValueError:
-                # What gRPC raises for a call on a channel that was just closed: we are done.
-                return
 
     def _stream(self, after: int) -> Iterator[int]:
         """Carry changes into our view and yield the revisions they end at."""
         request = control_pb2.WatchRequest(
             kinds=[control_pb2.KIND_TASK], after=after, service=self._service_id
         )
-        for response in self._connection.stream(lambda stub: stub.Watch, request):
+        for response in self._connection.stream(
+            lambda stub: stub.Watch, request, began=self._began
+        ):
             for change in response.changes:
                 if change.type == control_pb2.Change.TYPE_DELETED:
                     self._tasks.pop(change.task.metadata.id, None)
                 else:
                     self._tasks[change.task.metadata.id] = change.task
             yield response.revision
+
+    def _began(self, call: grpc.Call) -> None:
+        """Keep the call for whoever ends the watch; if that was meanwhile, end it."""
+        self._call = call
+        if self._ended.is_set():
+            call.cancel()
 
 
 Show = Callable[[types_pb2.Service, Iterable[types_pb2.Task]], None]

@@ -14,7 +14,7 @@ make_venv() {
   fi
   [ -x "$root/.venv/bin/python" ] || /usr/bin/python3 -m venv "$root/.venv"
   echo "installing Estiba into .venv" >&2
-  "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+  "$root/.venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check \
     --editable "$root${extra:+[$extra]}" >&2
   echo "$sum $extra" >"$stamp"
 }

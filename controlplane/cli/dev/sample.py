@@ -75,7 +75,7 @@ class Sample:
 def build_sample() -> Sample:
     """Make the image. The same busybox always gives the same digest."""
     tars = (_busybox_layer(), _page_layer())
-    layers = tuple(Blob(LAYER_TYPE, gzip.compress(tar, mtime=0)) for tar in tars)
+    layers = tuple(Blob(LAYER_TYPE, gzip.compress(tar, 6, mtime=0)) for tar in tars)
     machine = platform.machine()
     config = {
         "architecture": ARCHITECTURES.get(machine, machine),
