@@ -205,7 +205,8 @@ class Runner:
         self._advance(machine.PreparationBegan(run, f"preparing the image {container.image}"))
         image = await tools.images.ensure(wanted, progress=self._progressed)
         async with tools.creating:
-            bundle = tools.bundles.write(self._assignment, run, image)
+            # Half a dozen small files take milliseconds on a busy disk.
+            bundle = await _whole(lambda: tools.bundles.write(self._assignment, run, image))
             pid = await tools.launcher.create(self.container_id, bundle)
             address = ""
             for attachment in self._assignment.attachments:
@@ -372,3 +373,13 @@ class Runner:
             self._tools.journal.save(self.task_id, self._record)
         if not self._forgotten:
             self._tools.publish(self.task_id, self._record.status)
+
+
+async def _whole(work: Callable[[], T]) -> T:
+    """Do it on a thread, to its end even when cancelled: what is deleted next must be there."""
+    working = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        raise

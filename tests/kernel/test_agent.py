@@ -271,6 +271,25 @@ async def test_a_removed_task_leaves_nothing_on_the_node(
         assert list((node.state / folder).iterdir()) == []
 
 
+async def test_tasks_removed_at_any_moment_of_their_start_leave_nothing(
+    node: Machine, member: Dispatcher, registry: RunningRegistry
+) -> None:
+    ids = [f"web0001.{slot}.1.1" for slot in range(1, 41)]
+    for slot, each in enumerate(ids, start=1):
+        member.assign(assignment(registry, "sleep", "1000", task_id=each, slot=slot))
+    for each in ids:
+        await asyncio.sleep(0.005)
+        member.desire(each, REMOVE)
+    for each in ids:
+        await member.status(each, lambda status: status.state == v1.TASK_STATE_REMOVED)
+
+    assert node.containers() == set()
+    assert node.processes() == set()
+    for folder in ("containers", "logs", "tasks"):
+        assert list((node.state / folder).iterdir()) == []
+    assert member.statuses.keys() == set(ids)
+
+
 @pytest.mark.parametrize(
     "check",
     [

@@ -116,11 +116,31 @@ def test_a_record_that_cannot_be_read_is_lost_and_the_others_are_not(
 ) -> None:
     journal = Journal(folders)
     journal.save("good", record())
-    (folders.journals / "bad.journal").write_bytes(b"{}\n")
+    (folders.journals / "bad.journal").write_bytes(b"not what was written" * 3)
     (folders.journals / "half.journal.tmp").write_bytes(b"{")
 
     assert set(journal.load()) == {"good"}
     assert "bad.journal is unreadable" in caplog.text
+    assert not list(folders.journals.glob("*.tmp"))
+
+
+def test_a_record_cut_short_leaves_the_one_before(folders: Folders) -> None:
+    journal = Journal(folders)
+    journal.save("web.1.1.1", record(failures=1))
+    journal.save("web.1.1.1", record(failures=2))
+    path = folders.journals / "web.1.1.1.journal"
+    path.write_bytes(path.read_bytes()[:-1])
+
+    assert journal.load()["web.1.1.1"].failures == 1
+
+
+def test_a_journal_does_not_grow_without_end(folders: Folders) -> None:
+    journal = Journal(folders)
+    for failures in range(2000):
+        journal.save("web.1.1.1", record(failures))
+
+    assert journal.load()["web.1.1.1"].failures == 1999
+    assert (folders.journals / "web.1.1.1.journal").stat().st_size < 70_000
     assert not list(folders.journals.glob("*.tmp"))
 
 
