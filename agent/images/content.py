@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from agent.errors import ImageError
-from agent.images.layers import sync_folder
+from agent.images.files import settle
 from agent.images.manifest import Descriptor
 from agent.images.merged import Merged
 from agent.images.registry import Body
@@ -177,9 +177,7 @@ class _Download:
             raise ImageError(f"{self.wanted.digest}: content has digest {digest}")
         self._file.flush()
         os.fsync(self._file.fileno())
-        final.parent.mkdir(mode=0o700, exist_ok=True)
-        self._path.rename(final)
-        sync_folder(final.parent)
+        settle(self._path, final)
 
     def close(self) -> None:
         self._file.close()

@@ -219,14 +219,8 @@ class Images:
         except* (ImageError, OSError) as failed:
             first = failed.exceptions[0]
         else:
-            return self._folders(configuration)
+            return await asyncio.to_thread(self._layers.stack, configuration.diff_ids)
         raise first
-
-    def _folders(self, configuration: Configuration) -> tuple[Path, ...]:
-        # overlayfs refuses a folder that it is given twice. Of a layer that comes twice, the upper
-        # one decides all that the lower one says.
-        topmost = dict.fromkeys(reversed(configuration.diff_ids))
-        return tuple(self._layers.path(diff_id) for diff_id in reversed(topmost))
 
     async def _fetch_layer(
         self, diff_id: str, layer: Descriptor, repository: Repository, progress: Progress

@@ -5,15 +5,25 @@ written out and renamed. The folders hold set-id programs of strangers, so only 
 """
 
 import asyncio
+import hashlib
+import json
 import os
 import shutil
 import tarfile
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from agent.errors import ImageError
+from agent.images.files import settle, write_durably
 from agent.images.merged import Merged
+from agent.images.stacking import (
+    Attributes,
+    StackedLayer,
+    hidden_attributes,
+    make_folders,
+)
 from agent.images.streams import DAMAGE, LayerStream
 from agent.images.unpack import unpack
 from agent.kernel.syncfs import syncfs
@@ -43,6 +53,48 @@ class Layers:
     def has(self, diff_id: str) -> bool:
         return self.path(diff_id).is_dir()
 
+    def stack(self, diff_ids: Sequence[str]) -> tuple[Path, ...]:
+        """Return the folders to stack for these layers, bottom first. Blocks."""
+        # overlayfs refuses a folder that it is given twice. Of a layer that comes twice, the upper
+        # one decides all that the lower one says.
+        topmost = list(dict.fromkeys(reversed(diff_ids)))[::-1]
+        layers = [StackedLayer(self.path(one), self._read_implied(one)) for one in topmost]
+        paths = tuple(layer.folder for layer in layers)
+        lost = hidden_attributes(layers)
+        return (*paths, self._folders(lost)) if lost else paths
+
+    def _folders(self, folders: Sequence[Attributes]) -> Path:
+        described = json.dumps([(one.path, one.mode, one.uid, one.gid) for one in folders])
+        final = self._folder / "folders" / hashlib.sha256(described.encode()).hexdigest()
+        if final.is_dir():
+            return final
+        work = Path(tempfile.mkdtemp(dir=self._work))
+        try:
+            work.chmod(0o755)
+            make_folders(work, folders)
+            settle(work, final)
+        except OSError:
+            # Another image may have needed the same, and was faster.
+            if not final.is_dir():
+                raise
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return final
+
+    def _implied_file(self, diff_id: str) -> Path:
+        return self._folder / "implied" / diff_id.replace(":", "-")
+
+    def _write_implied(self, diff_id: str, implied: frozenset[str]) -> None:
+        file = self._implied_file(diff_id)
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        write_durably(file, json.dumps(sorted(implied)))
+
+    def _read_implied(self, diff_id: str) -> frozenset[str]:
+        try:
+            return frozenset(json.loads(self._implied_file(diff_id).read_bytes()))
+        except FileNotFoundError:
+            return frozenset()
+
     async def add(self, diff_id: str, blob: Path) -> Path:
         """Unpack the layer from its compressed file, unless it is here already.
 
@@ -71,10 +123,10 @@ class Layers:
             return final
         folder = Path(tempfile.mkdtemp(dir=self._work))
         try:
-            _fill(folder, diff_id, blob, stop)
-            final.parent.mkdir(mode=0o700, exist_ok=True)
-            folder.rename(final)
-            sync_folder(final.parent)
+            implied = _fill(folder, diff_id, blob, stop)
+            if implied:
+                self._write_implied(diff_id, implied)
+            settle(folder, final)
         except ImageError as error:
             raise ImageError(f"layer {diff_id}: {error}") from error
         except (*DAMAGE, tarfile.TarError, RecursionError) as error:
@@ -84,28 +136,21 @@ class Layers:
         return final
 
 
-def _fill(folder: Path, diff_id: str, blob: Path, stop: threading.Event) -> None:
+def _fill(folder: Path, diff_id: str, blob: Path, stop: threading.Event) -> frozenset[str]:
+    """Unpack the archive, and return the folders it does not describe."""
     root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         # This folder becomes the container's /, which everyone may enter.
         os.fchmod(root, 0o755)
         with LayerStream(blob, diff_id.partition(":")[0], stop) as stream:
-            unpack(stream, root)
+            implied = unpack(stream, root)
             found = stream.digest()
         if found != diff_id:
             raise ImageError(f"unpacked, its content has digest {found}")
         syncfs(root)
     finally:
         os.close(root)
-
-
-def sync_folder(folder: Path) -> None:
-    """Return when the names in this folder are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return implied
 
 
 def _reason(error: BaseException) -> str:

@@ -1,11 +1,10 @@
 """Remember what tags meant when they were last pulled, across restarts."""
 
 import json
-import os
 import threading
 from pathlib import Path
 
-from agent.images.layers import sync_folder
+from agent.images.files import write_durably
 from agent.images.reference import is_digest
 
 
@@ -37,10 +36,4 @@ class Names:
             if self._digests.get(reference) == digest:
                 return
             self._digests = {**self._digests, reference: digest}
-            fresh = self._path.with_suffix(".new")
-            with fresh.open("w") as file:
-                json.dump(self._digests, file, indent=1, sort_keys=True)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._path)
-            sync_folder(self._path.parent)
+            write_durably(self._path, json.dumps(self._digests, indent=1, sort_keys=True))

@@ -3,6 +3,7 @@
 Source: the OCI distribution specification, "Pull".
 """
 
+import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Repository:
         self._name = name
 
     async def digest_of(self, tag: str) -> str:
-        """Ask what a tag means now, without fetching it.
+        """Ask what a tag means now, without fetching it if the registry can do that.
 
         Raises:
             UnansweredError: the registry does not answer.
@@ -50,13 +51,14 @@ class Repository:
         """
         async with self._request("HEAD", f"manifests/{tag}", _ACCEPT) as response:
             digest = response.headers.get("Docker-Content-Digest", "")
-        if not is_digest(digest):
-            raise ImageError(f"registry {self._registry} does not say which digest it has")
-        return digest
+        if is_digest(digest):
+            return digest
+        # Not every registry says so; the digest is over what it serves in any case.
+        return f"sha256:{hashlib.sha256(await self.manifest(tag)).hexdigest()}"
 
-    async def manifest(self, digest: str) -> bytes:
-        """Fetch a manifest, not yet verified, by its digest."""
-        async with self._request("GET", f"manifests/{digest}", _ACCEPT) as response:
+    async def manifest(self, tag_or_digest: str) -> bytes:
+        """Fetch a manifest, not yet verified."""
+        async with self._request("GET", f"manifests/{tag_or_digest}", _ACCEPT) as response:
             content = bytearray()
             async for chunk in response.content.iter_any():
                 content += chunk

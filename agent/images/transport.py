@@ -88,26 +88,33 @@ class Endpoints:
         """Remember that this registry does not speak TLS."""
         self._plain.add(_key(url))
 
-    def find(self, url: URL) -> _Endpoint:
+    async def find(self, url: URL) -> _Endpoint:
+        """Return where to dial for this URL, and whom to trust there.
+
+        Raises:
+            ImageError: the authority of this registry cannot be read.
+        """
         known = self._registries.get(_key(url))
         if known is None:
-            return _Endpoint(url, None, None, self._trusted(None))
+            return _Endpoint(url, None, None, await self._trusted(None))
         address = URL(f"{url.scheme}://{known.address}")
-        if not address.host:
-            raise ImageError(f"registry {name_of(url)}: its address {known.address!r} is none")
-        dialled = url.with_host(address.host).with_port(address.port)
-        trust = self._trusted(known.ca)
-        if _is_ip(address.host):
+        host = address.host or ""
+        dialled = url.with_host(host).with_port(address.port)
+        trust = await self._trusted(known.ca)
+        if _is_ip(host):
             return _Endpoint(dialled, name_of(url), url.host, trust)
         return _Endpoint(dialled, None, None, trust)
 
-    def _trusted(self, ca: Path | None) -> ssl.SSLContext:
+    async def _trusted(self, ca: Path | None) -> ssl.SSLContext:
         if ca not in self._trust:
+            cafile = str(ca) if ca else None
             try:
-                self._trust[ca] = ssl.create_default_context(cafile=str(ca) if ca else None)
+                # In a thread: the system's authorities are a large file.
+                made = await asyncio.to_thread(ssl.create_default_context, cafile=cafile)
             except OSError as error:  # ssl.SSLError is one
                 reason = error.strerror or str(error)
                 raise ImageError(f"the authority in {ca} cannot be read: {reason}") from error
+            self._trust[ca] = made
         return self._trust[ca]
 
 
@@ -180,7 +187,7 @@ class Transport:
     async def _send(
         self, method: str, url: URL, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
-        endpoint = self._endpoints.find(url)
+        endpoint = await self._endpoints.find(url)
         sent = dict(headers)
         if endpoint.host_header is not None:
             sent["Host"] = endpoint.host_header

@@ -165,6 +165,33 @@ async def test_whiteouts_hide_files_and_folders_of_lower_layers(
     assert seen.split() == ["./d/kept", "./e/new", "./top", "back"]
 
 
+async def test_folders_that_a_layer_does_not_describe_keep_the_attributes_of_lower_layers(
+    images: Images, registry: RunningRegistry, tmp_path: Path
+) -> None:
+    built = image(
+        layer(
+            *(folder("tmp", mode=0o1777), folder("home", mode=0o711)),
+            *(folder("home/app", mode=0o700, uid=1000, gid=1001), folder("old", mode=0o700)),
+        ),
+        layer(file("tmp/x"), file("home/app/y"), whiteout("old")),
+        layer(file("old/new"), file("new/z")),
+    )
+    found = await images.ensure(await push(registry, "sparse", built))
+
+    seen = look_through(
+        found, tmp_path / "overlay", "stat -c '%n %a %u:%g' tmp home home/app old new; find -type f"
+    )
+
+    assert seen.splitlines()[:5] == [
+        "tmp 1777 0:0",
+        "home 711 0:0",
+        "home/app 700 1000:1001",
+        "old 755 0:0",
+        "new 755 0:0",
+    ]
+    assert sorted(seen.splitlines()[5:]) == ["./home/app/y", "./new/z", "./old/new", "./tmp/x"]
+
+
 async def test_a_layer_that_comes_twice_is_stacked_once(
     images: Images, registry: RunningRegistry, tmp_path: Path
 ) -> None:
@@ -227,6 +254,17 @@ async def test_a_tag_that_moved_is_followed(root: Path, front: Front) -> None:
     found = await images.ensure(name)
 
     assert (found.layers[0] / "hello").read_bytes() == b"new"
+
+
+async def test_a_registry_that_does_not_tell_digests_is_asked_for_the_manifest(
+    root: Path, front: Front
+) -> None:
+    front.keeps_digests_to_itself = True
+    built = hello()
+
+    found = await Images(root, {}).ensure(await pushed(front, "hello", built))
+
+    assert found.digest == built.manifest.digest
 
 
 async def test_what_is_here_by_digest_is_never_asked_for(root: Path, front: Front) -> None:

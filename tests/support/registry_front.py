@@ -28,6 +28,7 @@ class Front:
         self.cut_after_bytes = 0
         self.cuts_left = 0
         self.ignores_ranges = False
+        self.keeps_digests_to_itself = False
         # Or it stops after this many bytes until it may go on.
         self.holds_after_bytes = 0
         self.may_go_on = asyncio.Event()
@@ -89,7 +90,8 @@ class Front:
                 "Content-Range",
                 "Docker-Content-Digest",
             ):
-                if name in behind.headers:
+                hidden = self.keeps_digests_to_itself and name == "Docker-Content-Digest"
+                if name in behind.headers and not hidden:
                     answer.headers[name] = behind.headers[name]
             await answer.prepare(request)
             content = await behind.read()
