@@ -46,8 +46,9 @@ class SimulatedAgent:
     ) -> None:
         self.node_id = node_id
         self.tasks: dict[str, SimulatedTask] = {}
-        self.cut = False
-        """No message passes, in neither direction, and nobody is told."""
+        self.connected = asyncio.Event()
+        """Unset, no message passes, in neither direction, and nobody is told."""
+        self.connected.set()
         self.refused = False
         """It was removed from the cluster for good."""
         self.sessions = 0
@@ -76,7 +77,7 @@ class SimulatedAgent:
             working = group.create_task(self._work_on_tasks(), name=f"{self.node_id}.tasks")
             while not self.refused:
                 members = self._members()
-                if members and not self.cut:
+                if members and self.connected.is_set():
                     await self._session(self._rng.choice(members))
                 await self._clock.sleep(0.1 + 0.4 * self._rng.random())
             self.tasks.clear()
@@ -96,14 +97,12 @@ class SimulatedAgent:
             yield self._hello()
             while True:
                 message = await said.get()
-                await self._clock.sleep(self._rng.random() * 0.01)
-                if not self.cut:
-                    yield message
+                await self._travel()
+                yield message
 
         async def send(message: dispatch.MemberMessage) -> None:
-            await self._clock.sleep(self._rng.random() * 0.01)
-            if not self.cut:
-                heard.put_nowait(message)
+            await self._travel()
+            heard.put_nowait(message)
 
         stream = incoming()
         try:
@@ -119,6 +118,11 @@ class SimulatedAgent:
             pass
         finally:
             await stream.aclose()
+
+    async def _travel(self) -> None:
+        """Take as long as a message does; while cut off it is sent again and again."""
+        await self._clock.sleep(self._rng.random() * 0.01)
+        await self.connected.wait()
 
     def _hello(self) -> dispatch.AgentMessage:
         self.sessions += 1

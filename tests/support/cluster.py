@@ -199,12 +199,25 @@ class SimulatedMember:
 
     async def stop(self) -> None:
         """Stop it as SIGTERM does."""
-        running, self._running, self.member = self._running, None, None
-        if running is not None:
-            running.cancel()
-            await asyncio.wait([running])
-            if not running.cancelled():
-                running.result()
+        running, self._running = self._running, None
+        member, self.member = self.member, None
+        if running is None or member is None or self.store is None:
+            return
+        running.cancel()
+        await asyncio.wait([running])
+        # Its connections end with it, and whoever still waits in it can write nothing.
+        member.sessions.let_go()
+        self.store.lose()
+        if not running.cancelled():
+            running.result()
+
+    async def without_store(self, duration_s: float) -> None:
+        """Cut the member off from the store for a while."""
+        store = self.store
+        if store is not None:
+            store.lose()
+            await asyncio.sleep(duration_s)
+            store.find()
 
     def check(self) -> None:
         """Raise what has ended the member, if anything has."""
@@ -326,6 +339,15 @@ class World:
         for running in self._running.values():
             if running.done() and not running.cancelled():
                 running.result()
+
+    async def until_ready(self) -> None:
+        """Return when every agent has a session, and somebody leads."""
+        while not (all(agent.sessions for agent in self.agents) and self._led()):
+            self.check()
+            await asyncio.sleep(0.05)
+
+    def _led(self) -> bool:
+        return any(each.ready.leads for each in self.members if each.ready)
 
     # ------------------------------------------------------------------ a user
 
