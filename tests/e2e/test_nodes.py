@@ -1,7 +1,11 @@
 """A node that is cut off, one that is drained, and a service scaled up and down to nothing."""
 
+import socketserver
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tests.support.dev import DevCluster
 from tests.support.footprint import Footprint
@@ -110,25 +114,33 @@ def _node_links(cluster: DevCluster, node: str) -> list[str]:
 def test_containers_are_spread_and_reach_a_server_beyond_the_fabric(
     cluster: DevCluster, service: str
 ) -> None:
-    address = _address_of_this_machine()
-    with subprocess.Popen(
-        ["busybox", "nc", "-lk", "-p", "0", "-s", address, "-e", "echo", "hello from beyond"],
-        stderr=subprocess.DEVNULL,
-    ) as server:
+    with greeting_server(_address_of_this_machine()) as (address, port):
+        cluster.create(
+            service, command=["sh", "-c", f"nc {address} {port} </dev/null; exec sleep 1000"]
+        )
+        eventually(
+            lambda: cluster.estiba("service", "logs", service).count("hello from beyond") == 3,
+            within_s=15,
+            what="every container got an answer",
+        )
+
+
+@contextmanager
+def greeting_server(address: str) -> Iterator[tuple[str, int]]:
+    """Serve a greeting to whoever connects to this machine's own address."""
+
+    class Greet(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"hello from beyond\n")
+
+    with socketserver.ThreadingTCPServer((address, 0), Greet) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
         try:
-            port = eventually(
-                lambda: _listening_port(server.pid), within_s=5, what="the server listens"
-            )
-            cluster.create(
-                service, command=["sh", "-c", f"nc {address} {port} </dev/null; exec sleep 1000"]
-            )
-            eventually(
-                lambda: cluster.estiba("service", "logs", service).count("hello from beyond") == 3,
-                within_s=15,
-                what="every container got an answer",
-            )
+            yield address, server.server_address[1]
         finally:
-            server.kill()
+            server.shutdown()
+            thread.join()
 
 
 def _address_of_this_machine() -> str:
@@ -139,11 +151,3 @@ def _address_of_this_machine() -> str:
         check=True,
     )
     return shown.stdout.split()[2].split("/")[0]
-
-
-def _listening_port(pid: int) -> int:
-    shown = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True)
-    for line in shown.stdout.splitlines():
-        if f"pid={pid}," in line:
-            return int(line.split()[3].rpartition(":")[2])
-    return 0

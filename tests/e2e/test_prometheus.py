@@ -4,6 +4,7 @@ import os
 import signal
 import ssl
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,7 +95,15 @@ def test_promtool_finds_nothing_on_either_program(cluster: DevCluster, service: 
 
 def test_metrics_are_refused_without_a_certificate_and_to_a_node(cluster: DevCluster) -> None:
     described = cluster.described
+    url = f"https://{described['web'][0]}/metrics"
     context = ssl.create_default_context(cafile=described["tls"]["ca"])
     context.check_hostname = False
-    with pytest.raises(OSError, match=r"(?i)certificate|reset|eof|ssl"):
-        urllib.request.urlopen(f"https://{described['web'][0]}/metrics", context=context, timeout=5)
+    with pytest.raises(OSError, match=r"(?i)certificate|reset|eof|closed"):
+        urllib.request.urlopen(url, context=context, timeout=5)
+
+    pki = cluster.folder / "pki"
+    context.load_cert_chain(pki / "n1.pem", pki / "n1-key.pem")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(url, context=context, timeout=5)
+    refused.value.close()
+    assert refused.value.code == 403

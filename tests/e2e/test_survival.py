@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
@@ -172,4 +171,4 @@ def test_a_folder_of_a_killed_agent_holds_no_half_written_file(
     cluster.restarted("n1-agent", cluster.kill("n1-agent"))
     cluster.estiba("service", "scale", f"{service}=6")
 
-    assert not list(Path(cluster.folder).rglob("*.tmp"))
+    assert not list((cluster.folder / "nodes").rglob("*.tmp"))
