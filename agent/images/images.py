@@ -30,7 +30,7 @@ from agent.images.manifest import (
 from agent.images.merged import Merged
 from agent.images.names import Names
 from agent.images.progress import Progress
-from agent.images.reference import DEFAULT_REGISTRY, Reference, parse_reference
+from agent.images.reference import Reference, parse_reference
 from agent.images.registry import Repository
 from agent.images.tokens import Tokens
 from agent.images.transport import Endpoints, Registry, Transport, UnansweredError
@@ -98,21 +98,13 @@ class Images:
                 await self._prepare()
                 return await self._merged.run(name, lambda: self._ensure(wanted, shown))
         except ImageError as error:
-            raise ImageError(f"image {name}: {error}{self._hint(wanted)}") from error
+            raise ImageError(f"image {name}: {error}") from error
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise ImageError(f"image {name}: cannot be stored here: {reason}") from error
         finally:
             if shown.unwatched:
                 self._progress.pop(name, None)
-
-    def _hint(self, wanted: Reference) -> str:
-        if wanted.registry != DEFAULT_REGISTRY or self._endpoints.is_configured(DEFAULT_REGISTRY):
-            return ""
-        table = f'[registries."{DEFAULT_REGISTRY}"]'
-        return (
-            f" (a name without a registry is one of {DEFAULT_REGISTRY}: set its address in {table})"
-        )
 
     async def _prepare(self) -> None:
         if not self._is_prepared:

@@ -23,9 +23,9 @@ class Names:
         except (FileNotFoundError, ValueError):
             # Without it, the next pull asks the registry: nothing is lost.
             return
-        self._digests = {
-            str(name): str(digest) for name, digest in document.items() if is_digest(str(digest))
-        }
+        if isinstance(document, dict):
+            digests = {str(name): str(digest) for name, digest in document.items()}
+            self._digests = {name: one for name, one in digests.items() if is_digest(one)}
 
     def get(self, reference: str) -> str | None:
         return self._digests.get(reference)

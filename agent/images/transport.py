@@ -19,6 +19,7 @@ import aiohttp
 from yarl import URL
 
 from agent.errors import ImageError
+from agent.images.reference import DEFAULT_REGISTRY
 
 CONNECT_TIMEOUT_S = 10.0
 SILENCE_TIMEOUT_S = 30.0
@@ -72,9 +73,6 @@ class Endpoints:
         url = URL(f"https://{registry}/")
         return url.with_scheme("http") if _key(url) in self._plain else url
 
-    def is_configured(self, registry: str) -> bool:
-        return _key(URL(f"https://{registry}")) in self._registries
-
     def may_use(self, url: URL) -> bool:
         """Say whether a request may go there: with TLS anywhere, without it to loopback only."""
         return url.scheme == "https" or (url.scheme == "http" and self.may_be_plain(url))
@@ -82,7 +80,11 @@ class Endpoints:
     def may_be_plain(self, url: URL) -> bool:
         """Say whether this host may go without TLS: it is on loopback, and has no authority."""
         known = self._registries.get(_key(url))
-        return is_loopback(url.host or "") and (known is None or known.ca is None)
+        if not is_loopback(url.host or ""):
+            return False
+        if known is None:
+            return True
+        return known.ca is None and is_loopback(URL(f"http://{known.address}").host or "")
 
     def is_plain(self, url: URL) -> None:
         """Remember that this registry does not speak TLS."""
@@ -92,9 +94,17 @@ class Endpoints:
         """Return where to dial for this URL, and whom to trust there.
 
         Raises:
+            UnansweredError: nothing says where it is.
             ImageError: the authority of this registry cannot be read.
         """
         known = self._registries.get(_key(url))
+        if known is None and url.host == DEFAULT_REGISTRY:
+            # It serves images under other names than its own, and those are for people to choose.
+            table = f'[registries."{DEFAULT_REGISTRY}"]'
+            raise UnansweredError(
+                f"registry {DEFAULT_REGISTRY}, which names without a registry mean, "
+                f"has no address on this node: set it in {table} of the agent's configuration"
+            )
         if known is None:
             return _Endpoint(url, None, None, await self._trusted(None))
         address = URL(f"{url.scheme}://{known.address}")

@@ -530,8 +530,11 @@ async def test_a_redirect_to_where_there_is_no_tls_is_refused(root: Path, front:
 async def test_a_name_without_a_registry_says_how_to_configure_one(root: Path) -> None:
     sentence = await refusal(Images(root, {}), "web")
 
-    assert sentence.startswith("image docker.io/library/web:latest: registry docker.io ")
-    assert 'set its address in [registries."docker.io"]' in sentence
+    assert sentence == (
+        "image docker.io/library/web:latest: registry docker.io, which names without a registry "
+        "mean, has no address on this node: "
+        'set it in [registries."docker.io"] of the agent\'s configuration'
+    )
 
 
 async def test_a_short_name_comes_from_the_configured_registry(
@@ -544,6 +547,29 @@ async def test_a_short_name_comes_from_the_configured_registry(
         found = await images.ensure("web")
 
     assert found.reference == "docker.io/library/web:latest"
+
+
+async def test_an_address_that_is_a_name_takes_the_registrys_place(
+    root: Path, authority: Authority, tmp_path: Path
+) -> None:
+    async with run_registry(tmp_path / "mirror", authority, host="localhost") as mirror:
+        await push(mirror, "library/web", hello())
+        images = Images(root, {"docker.io": Registry(mirror.name, mirror.ca)})
+
+        found = await images.ensure("web")
+
+    assert found.reference == "docker.io/library/web:latest"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"x": 1}', "{"])
+async def test_a_damaged_list_of_names_costs_nothing_but_a_question(
+    root: Path, front: Front, content: str
+) -> None:
+    name = await pushed(front, "hello", hello())
+    await Images(root, {}).ensure(name)
+    (root / "names.json").write_text(content)
+
+    assert (await Images(root, {}).ensure(name)).reference == name
 
 
 async def test_damaged_content_on_disk_is_fetched_again(
