@@ -112,12 +112,12 @@ class Launcher:
         await self._ask("signal", container_id=container_id, signal=int(signal))
 
     async def kill(self, container_id: str) -> None:
-        """Kill all its processes."""
-        await self._ask("kill", container_id=container_id)
+        """Kill all its processes; safe to repeat."""
+        await self._ask_again("kill", container_id=container_id)
 
     async def remove(self, container_id: str) -> None:
         """Leave nothing of it but its bundle's files and its logs; safe to repeat."""
-        await self._ask("remove", container_id=container_id)
+        await self._ask_again("remove", container_id=container_id)
         self._told.discard(container_id)
 
     async def exec(self, container_id: str, argv: Sequence[str], *, timeout_s: float) -> ExecResult:
@@ -133,7 +133,7 @@ class Launcher:
 
     async def list(self) -> list[ContainerInfo]:
         """Return all containers that the launcher knows."""
-        answer = await self._ask("list")
+        answer = await self._ask_again("list")
         return [_info(described) for described in answer["containers"]]
 
     # ---------------------------------------------------------------- connection
@@ -215,6 +215,13 @@ class Launcher:
                 callback(ended)
 
     # ---------------------------------------------------------------- asking
+
+    async def _ask_again(self, operation: str, **arguments: Any) -> Message:
+        """Ask what may be asked twice, of the next launcher if this one goes away meanwhile."""
+        try:
+            return await self._ask(operation, **arguments)
+        except LauncherLostError:
+            return await self._ask(operation, **arguments)
 
     async def _ask(self, operation: str, **arguments: Any) -> Message:
         try:

@@ -262,7 +262,8 @@ class Containers:
     def remove(self, container_id: str, reply: Reply) -> None:
         """Kill what is left of a container and remove every trace of it but logs and bundle.
 
-        Safe to repeat, and for a container that nobody knows.
+        Answers when its output is in the log too, unless the pump is slow or away. Safe
+        to repeat, and for a container that nobody knows.
         """
         container = self._containers.get(container_id)
         if container is None:
@@ -316,8 +317,12 @@ class Containers:
             self._state.delete(container.id)
             answer = {}
         self._containers.pop(container.id, None)
-        for reply in container.gone:
-            reply(answer)
+
+        def tell() -> None:
+            for reply in container.gone:
+                reply(answer)
+
+        self.pump.when_dry(container.output, tell)
 
     # ---------------------------------------------------------------- taking over
 

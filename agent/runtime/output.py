@@ -21,6 +21,7 @@ PIPE_BYTES = 1 << 20
 STAGING_BYTES = 1 << 18
 
 _RECONNECT_S = 0.1
+_DRY_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class PumpLink:
         self._channel: Channel | None = None
         self._held: dict[str, _Held] = {}
         self._known_to_pump: set[str] = set()
+        self._waiting: dict[str, list[Callable[[], None]]] = {}
         self._retrying = False
 
     def connect(self) -> None:
@@ -130,6 +132,18 @@ class PumpLink:
             self._held[name].ended = True
         if name and self._channel is not None:
             self._channel.send({"op": "forget", "name": name})
+
+    def when_dry(self, name: str, then: Callable[[], None]) -> None:
+        """Call ``then`` once a container's output is all in its log, or will not be soon."""
+        if name not in self._held or self._channel is None:
+            then()
+            return
+        self._waiting.setdefault(name, []).append(then)
+        self._loop.after(_DRY_PATIENCE_S, lambda: self._tell_dry(name))
+
+    def _tell_dry(self, name: str) -> None:
+        for then in self._waiting.pop(name, ()):
+            then()
 
     def _hand_over(self, name: str) -> None:
         held = self._held[name]
@@ -173,9 +187,12 @@ class PumpLink:
         held = self._held.pop(name, None)
         if held:
             close_all([held.pidfd, *held.pipes.descriptors()])
+        self._tell_dry(name)
 
     def _lost(self) -> None:
         self._channel = None
+        for name in list(self._waiting):
+            self._tell_dry(name)
         self._retry()
 
     def _retry(self) -> None:
