@@ -6,10 +6,11 @@ is acknowledged, and never goes back to an older revision.
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from controlplane.api.sessions import Sessions
+from controlplane.api.sessions import Send
 from controlplane.errors import DeniedError, EstibaError, UnavailableError
 from estiba import wire
 from estiba.kit.clock import Clock
@@ -25,6 +26,14 @@ STEPS = (
 )
 
 
+class Serves(Protocol):
+    """A member's sessions, here or behind a connection."""
+
+    async def serve(
+        self, node_id: str, incoming: AsyncIterator[dispatch.AgentMessage], send: Send
+    ) -> None: ...
+
+
 @dataclass(slots=True)
 class SimulatedTask:
     assignment: dispatch.Assignment
@@ -37,7 +46,7 @@ class SimulatedAgent:
     def __init__(
         self,
         node_id: str,
-        members: Callable[[], list[Sessions]],
+        members: Callable[[], Sequence[Serves]],
         *,
         clock: Clock,
         rng: random.Random,
@@ -52,6 +61,10 @@ class SimulatedAgent:
         self.refused = False
         """It was removed from the cluster for good."""
         self.sessions = 0
+        self.acknowledged = 0
+        self.welcome = dispatch.Welcome()
+        self.on_open: Callable[[dispatch.Open], None] = lambda asked: None
+        """What it does when it is asked for a stream."""
         self._members = members
         self._clock = clock
         self._rng = rng
@@ -85,7 +98,7 @@ class SimulatedAgent:
 
     # ------------------------------------------------------------------ the session
 
-    async def _session(self, sessions: Sessions) -> None:
+    async def _session(self, sessions: Serves) -> None:
         said: asyncio.Queue[dispatch.AgentMessage] = asyncio.Queue()
         heard: asyncio.Queue[dispatch.MemberMessage] = asyncio.Queue()
         self._unacknowledged = {
@@ -140,10 +153,14 @@ class SimulatedAgent:
             except TimeoutError:
                 raise UnavailableError("the member is silent") from None
             match message.WhichOneof("message"):
+                case "welcome":
+                    self.welcome = message.welcome
                 case "assignments":
                     self._assign(message.assignments)
+                case "open":
+                    self.on_open(message.open)
                 case "stored":
-                    pass
+                    self.acknowledged = message.stored.number
 
     async def _heartbeats(self, said: asyncio.Queue[dispatch.AgentMessage]) -> None:
         while True:

@@ -1,0 +1,195 @@
+"""Real estibads as processes, with a real etcd, all over mutual TLS on loopback."""
+
+import asyncio
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from grpc import aio
+
+from controlplane.api.channels import CHANNEL_OPTIONS
+from controlplane.api.sessions import Send
+from controlplane.errors import DeniedError, UnavailableError
+from estiba.kit.tls import MEMBER_CHANNEL_OPTIONS, TlsFiles
+from estiba.v1 import control_pb2_grpc, dispatcher_pb2_grpc
+from estiba.v1 import dispatcher_pb2 as dispatch
+from tests.support.certificates import Certificates, issue
+from tests.support.etcd import Etcd, prepare_etcd
+
+PROGRAM = Path(sys.executable).parent / "estibad"
+
+
+@dataclass(slots=True)
+class Estibad:
+    """One member: its configuration is a file, its state is in etcd."""
+
+    name: str
+    folder: Path
+    port: int
+    web_port: int
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def web_address(self) -> str:
+        return f"127.0.0.1:{self.web_port}"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / f"{self.name}.log").read_text()
+
+    def start(self) -> None:
+        with (self.folder / f"{self.name}.log").open("ab") as log:
+            command = [str(PROGRAM), "--config", str(self.folder / f"{self.name}.toml")]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal, wait, and return the exit code."""
+        if self._process is None:
+            return 0
+        self._process.send_signal(number)
+        # One that was stopped ends by no signal but SIGKILL until it goes on.
+        self._process.send_signal(signal.SIGCONT)
+        code = self._process.wait(timeout=30)
+        self._process = None
+        return code
+
+
+@dataclass(slots=True)
+class ControlPlane:
+    certificates: Certificates
+    etcd: Etcd
+    members: list[Estibad]
+
+    @asynccontextmanager
+    async def channel(self, holder: str, *, member: int = 0) -> AsyncIterator[aio.Channel]:
+        """Connect to a member with one of the certificates."""
+        channel = aio.secure_channel(
+            self.members[member].address,
+            self.certificates.of(holder).channel_credentials(),
+            options=[*CHANNEL_OPTIONS, *MEMBER_CHANNEL_OPTIONS],
+        )
+        async with channel:
+            yield channel
+
+    @asynccontextmanager
+    async def control(
+        self, holder: str = "user", *, member: int = 0
+    ) -> AsyncIterator["control_pb2_grpc.ControlAsyncStub"]:
+        async with self.channel(holder, member=member) as channel:
+            await asyncio.wait_for(channel.channel_ready(), 20)
+            stub: control_pb2_grpc.ControlAsyncStub = control_pb2_grpc.ControlStub(channel)
+            yield stub
+
+
+@contextmanager
+def control_plane(folder: Path, *, members: int = 2) -> Iterator[ControlPlane]:
+    """Run etcd and some members until the block ends."""
+    certificates = issue(folder)
+    etcd = prepare_etcd(folder / "etcd", tls=_etcd_tls(folder))
+    names = [f"estibad-{number}" for number in range(1, members + 1)]
+    ports = iter(_free_ports(2 * members))
+    running = [Estibad(name, folder, next(ports), next(ports)) for name in names]
+    for member in running:
+        _write_config(member, certificates.of(member.name), etcd)
+    try:
+        asyncio.run(etcd.start())
+        for member in running:
+            member.start()
+        yield ControlPlane(certificates, etcd, running)
+    finally:
+        for member in running:
+            member.end()
+        asyncio.run(etcd.stop())
+
+
+def _etcd_tls(folder: Path) -> TlsFiles:
+    """Lay the certificates of etcd where its helper looks for them."""
+    tls = folder / "etcd-tls"
+    tls.mkdir()
+    for old, new in (
+        ("etcd-ca.pem", "ca.pem"),
+        ("etcd.pem", "server.crt"),
+        ("etcd-key.pem", "server.key"),
+        ("etcd-client.pem", "client.pem"),
+        ("etcd-client-key.pem", "client-key.pem"),
+    ):
+        shutil.copy(folder / "pki" / old, tls / new)
+    return TlsFiles(tls / "ca.pem", tls / "client.pem", tls / "client-key.pem")
+
+
+def _write_config(member: Estibad, tls: TlsFiles, etcd: Etcd) -> None:
+    assert etcd.tls is not None
+    (member.folder / f"{member.name}.toml").write_text(f"""
+member_id = "{member.name}"
+cluster_name = "test"
+listen = "{member.address}"
+advertise = "{member.address}"
+web_listen = "{member.web_address}"
+[tls]
+ca = "{tls.ca}"
+cert = "{tls.cert}"
+key = "{tls.key}"
+[etcd]
+endpoints = ["{etcd.endpoint}"]
+ca = "{etcd.tls.ca}"
+cert = "{etcd.tls.cert}"
+key = "{etcd.tls.key}"
+""")
+
+
+def _free_ports(count: int) -> list[int]:
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [int(listener.getsockname()[1]) for listener in listeners]
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+class RemoteSessions:
+    """What a simulated agent speaks to, over a real connection."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self.stub: dispatcher_pb2_grpc.DispatcherAsyncStub = dispatcher_pb2_grpc.DispatcherStub(
+            channel
+        )
+
+    async def serve(
+        self, node_id: str, incoming: AsyncIterator[dispatch.AgentMessage], send: Send
+    ) -> None:
+        """Carry one session; the node is whom the channel's certificate names."""
+        call = self.stub.Session(incoming)
+        try:
+            async for message in call:
+                await send(message)
+        except aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+                raise DeniedError(error.details() or "") from error
+            raise UnavailableError(error.details() or error.code().name) from error
+        finally:
+            call.cancel()
+
+
+async def eventually(look: Callable[[], Awaitable[bool]], *, within_s: float, what: str) -> float:
+    """Look again until it is true; return how many seconds that took."""
+    begun_s = time.monotonic()
+    while not await look():
+        assert time.monotonic() - begun_s < within_s, f"not within {within_s} s: {what}"
+        await asyncio.sleep(0.05)
+    return time.monotonic() - begun_s
