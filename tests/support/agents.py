@@ -84,6 +84,12 @@ class SimulatedAgent:
             if task.status.state == v1.TASK_STATE_RUNNING
         ]
 
+    def claim(self, task_id: str, state: v1.TaskState.ValueType) -> None:
+        """Report on a task, whether or not it is this node's."""
+        status = v1.TaskStatus(state=state, run=1, ready=True)
+        self._unacknowledged[task_id] = status
+        self._work.set()
+
     async def run(self) -> None:
         """Be a node until cancelled or refused. Cancelled and run again, it was restarted."""
         async with asyncio.TaskGroup() as group:

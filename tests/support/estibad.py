@@ -18,6 +18,7 @@ from grpc import aio
 from controlplane.api.channels import CHANNEL_OPTIONS
 from controlplane.api.sessions import Send
 from controlplane.errors import DeniedError, UnavailableError
+from estiba.kit.race import race
 from estiba.kit.tls import MEMBER_CHANNEL_OPTIONS, TlsFiles
 from estiba.v1 import control_pb2_grpc, dispatcher_pb2_grpc
 from estiba.v1 import dispatcher_pb2 as dispatch
@@ -174,10 +175,20 @@ class RemoteSessions:
         self, node_id: str, incoming: AsyncIterator[dispatch.AgentMessage], send: Send
     ) -> None:
         """Carry one session; the node is whom the channel's certificate names."""
-        call = self.stub.Session(incoming)
-        try:
+        call = self.stub.Session()
+
+        async def say() -> None:
+            async for message in incoming:
+                await call.write(message)
+            await call.done_writing()
+            await asyncio.Event().wait()
+
+        async def hear() -> None:
             async for message in call:
                 await send(message)
+
+        try:
+            await race(hear(), say())
         except aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.PERMISSION_DENIED:
                 raise DeniedError(error.details() or "") from error
