@@ -22,7 +22,7 @@ class Loop:
         self._ready: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        self._running = True
+        self._running = False
 
     def watch(self, descriptor: int, ready: Callable[[], None], events: int = READABLE) -> None:
         """Call ``ready`` whenever the descriptor is; again and again until it is no longer."""
@@ -45,6 +45,8 @@ class Loop:
         self._running = False
 
     def run(self) -> None:
+        """Call back until `stop` is called."""
+        self._running = True
         while self._running:
             for descriptor, _ in self._epoll.poll(self._patience_s(), _MAX_EVENTS):
                 # An earlier callback of this round may have ended the watch.

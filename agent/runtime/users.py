@@ -54,9 +54,12 @@ def _account(user: str, passwd: str) -> _Account:
     number = _number(user, "user")
     for line in passwd.splitlines():
         fields = line.split(":")
-        if len(fields) < 6 or not fields[2].isdecimal() or not fields[3].isdecimal():
+        if len(fields) < 6:
             continue
-        found = _Account(fields[0], int(fields[2]), int(fields[3]), fields[5] or "/")
+        uid, gid = _listed(fields[2]), _listed(fields[3])
+        if uid is None or gid is None:
+            continue
+        found = _Account(fields[0], uid, gid, fields[5] or "/")
         if user == found.name or (number is not None and number == found.uid):
             return found
     if number is None and user != "root":
@@ -70,8 +73,9 @@ def _group_id(group: str, text: str) -> int:
         return number
     for line in text.splitlines():
         fields = line.split(":")
-        if len(fields) >= 3 and fields[0] == group and fields[2].isdecimal():
-            return int(fields[2])
+        gid = _listed(fields[2]) if len(fields) >= 3 and fields[0] == group else None
+        if gid is not None:
+            return gid
     if group == "root":
         return 0
     raise UserError(f"group {group} is not in the image's /etc/group")
@@ -81,14 +85,22 @@ def _groups(text: str) -> dict[int, set[str]]:
     members: dict[int, set[str]] = {}
     for line in text.splitlines():
         fields = line.split(":")
-        if len(fields) >= 4 and fields[2].isdecimal():
-            members.setdefault(int(fields[2]), set()).update(fields[3].split(","))
+        gid = _listed(fields[2]) if len(fields) >= 4 else None
+        if gid is not None:
+            members.setdefault(gid, set()).update(fields[3].split(","))
     return members
 
 
 def _number(text: str, kind: str) -> int | None:
-    if not text.isdecimal():
-        return None
-    if int(text) > MAX_ID:
+    number = _listed(text)
+    if number is None and text.isdecimal():
         raise UserError(f"{kind} {text} is above {MAX_ID}")
-    return int(text)
+    return number
+
+
+def _listed(text: str) -> int | None:
+    """Return an id, None if the text is none that the kernel takes."""
+    if not text.isdecimal() or len(text) > len(str(MAX_ID)):
+        return None
+    number = int(text)
+    return number if number <= MAX_ID else None

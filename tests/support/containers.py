@@ -20,8 +20,22 @@ BIN = Path(sys.executable).parent
 BUSYBOX = Path("/bin/busybox")
 APPLETS = (
     *("cat", "chown", "dd", "echo", "env", "false", "grep", "head", "hostname", "id", "ip", "ln"),
-    *("ls", "mkdir", "mknod", "mount", "nc", "ps", "pwd", "rm", "seq", "setsid", "sh", "sleep"),
-    *("stat", "tail", "touch", "true", "umount", "wc", "yes"),
+    *(
+        "ls",
+        "mkdir",
+        "mknod",
+        "mount",
+        "nc",
+        "printf",
+        "ps",
+        "pwd",
+        "rm",
+        "seq",
+        "setsid",
+        "sh",
+        "sleep",
+    ),
+    *("stat", "tail", "touch", "tr", "true", "umount", "wc", "yes"),
 )
 ACCOUNTS = "root:x:0:0:root:/root:/bin/sh\nana:x:1000:1000:Ana:/home/ana:/bin/sh\n"
 GROUPS = "root:x:0:\nana:x:1000:\ncrew:x:2000:ana\n"
