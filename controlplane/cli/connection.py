@@ -104,8 +104,10 @@ def _tls(
 class Connection:
     """One member at a time; the next when it fails."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, tell: Callable[[str], None] = lambda _: None) -> None:
+        """``tell`` is given a sentence when a call takes longer than a person expects."""
         self._target = target
+        self._tell = tell
         self._credentials = target.tls.channel_credentials()
         self._index = 0
         self._channel: grpc.Channel | None = None
@@ -126,6 +128,7 @@ class Connection:
             NoAnswerError: none answered within ``patience_s``.
         """
         deadline = time.monotonic() + patience_s
+        told = False
         while True:
             try:
                 return pick(self._connect())(request, timeout=timeout_s)
@@ -135,6 +138,9 @@ class Connection:
             if time.monotonic() > deadline:
                 raise self._nobody(last)
             if self._index == 0:
+                if not told:
+                    self._tell(f"no member answers, trying for {patience_s:g} s: {last}")
+                    told = True
                 time.sleep(PAUSE_S)
 
     def stream(

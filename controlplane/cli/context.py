@@ -33,7 +33,7 @@ class Session:
         # gRPC takes longer to import than most commands take to say --help.
         from controlplane.cli.connection import Connection, find
 
-        return Connection(find(self.servers, self.tls_dir))
+        return Connection(find(self.servers, self.tls_dir), tell=say)
 
 
 pass_session = click.make_pass_decorator(Session, ensure=True)
