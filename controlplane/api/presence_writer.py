@@ -2,8 +2,8 @@
 
 Each write holds only while the session's presence key has its value: once another
 session, or the end of the lease, has replaced it, the write is refused and the session
-ends. Everything is gathered for a moment and stored in few transactions; of several
-values for one key the last one is written.
+ends. What comes alone is stored at once; what follows soon is gathered for a moment and
+stored in few transactions, and of several values for one key the last one is written.
 
 A status that got no answer is not sent again under the same session: the first one may
 still be on its way to the store, and arrive after a newer one. The session ends instead,
@@ -102,9 +102,11 @@ class PresenceWriter:
         self._work.set()
 
     async def run(self) -> None:
+        next_s = self._clock.monotonic()
         while True:
             await self._work.wait()
-            await self._clock.sleep(self._flush_after_s)
+            await self._clock.sleep(max(0.0, next_s - self._clock.monotonic()))
+            next_s = self._clock.monotonic() + self._flush_after_s
             self._work.clear()
             taken, self._waiting = self._waiting, {}
             await self._store_all(list(taken.values()))

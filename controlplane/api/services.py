@@ -14,6 +14,7 @@ from controlplane.errors import (
     InvalidError,
     NotFoundError,
     OutcomeUnknownError,
+    PreconditionError,
 )
 from controlplane.store import codec, keys
 from controlplane.store.protocol import Delete, Entry, Put, Unchanged
@@ -38,6 +39,7 @@ class Services:
     async def create(self, request: control.CreateServiceRequest) -> v1.Service:
         service = self._new(request.service)
         _check(service)
+        self._refuse_remains(service.metadata.id)
         await self._store_new(service)
         return self._read(service.metadata.id)
 
@@ -111,15 +113,17 @@ class Services:
 
         Raises:
             AlreadyExistsError: id or name belong to another service.
+            PreconditionError: a deleted service had this id, and something of it is left.
         """
         key = keys.service(service.metadata.id)
+        template = self._template(service)
         name_key = keys.service_name(service.metadata.namespace, service.metadata.name)
         change = Change(
-            [Unchanged(key, 0), Unchanged(name_key, 0)],
+            [Unchanged(key, 0), Unchanged(name_key, 0), Unchanged(template.key, 0)],
             [
                 Put(key, codec.encode(service)),
                 Put(name_key, service.metadata.id.encode()),
-                self._template(service),
+                template,
             ],
         )
         for attempt in range(1, ATTEMPTS + 1):
@@ -149,7 +153,18 @@ class Services:
             )
         if await self._store.get(name_key) is not None:
             raise AlreadyExistsError(f"service {metadata.name} already exists")
+        self._refuse_remains(metadata.id)
         return False
+
+    def _refuse_remains(self, service_id: str) -> None:
+        """Refuse an id while a new task could get the name of one that a node still has."""
+        if service_id in self._cache.services:
+            return
+        if self._cache.tasks_of(service_id) or (service_id, 1) in self._cache.templates:
+            raise PreconditionError(
+                f"the service that had the id {service_id} is still being removed:"
+                " try again, or choose another id"
+            )
 
     def _template(self, service: v1.Service) -> Put:
         template = v1.Template(

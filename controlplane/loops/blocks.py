@@ -61,13 +61,14 @@ class Blocks:
         await self._cache.wait_for(revision, timeout_s=within_s)
         return shortage
 
-    async def release(self, gone: set[NodeId]) -> None:
+    async def release(self, gone: set[NodeId], *, within_s: float) -> None:
         """Free the blocks of nodes that are gone and have no task; drop those from the set."""
         for node_id in sorted(gone):
             if self._cache.tasks_on(node_id):
                 continue
             held = self.held(node_id)
             if held is not None and node_id not in self._cache.nodes:
-                await self._store.commit([held], [Delete(held.key)])
+                revision = await self._store.commit([held], [Delete(held.key)])
+                await self._cache.wait_for(revision, timeout_s=within_s)
                 log.info("the addresses of node %s are free again", node_id)
             gone.discard(node_id)

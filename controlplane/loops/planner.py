@@ -9,7 +9,7 @@ before it has. Lives for one term of office.
 import asyncio
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from controlplane.errors import (
     CompactedError,
@@ -80,6 +80,8 @@ class Planner:
         self._queued_at_s: dict[ServiceId, float] = {}
         self._wakes: dict[ServiceId, asyncio.TimerHandle] = {}
         self._begun = False
+        self._written = 0
+        """The revision of our last write: nothing is planned before the view contains it."""
         self._unanswered = False
         self._breath_s = 0.0
 
@@ -162,6 +164,7 @@ class Planner:
             await self._store.void_unanswered()
             self._unanswered = False
             await self._cache.catch_up()
+        await self._cache.wait_for(self._written, timeout_s=CATCH_UP_S)
         await self._view_reaches(self._cache.revision)
 
     async def _view_reaches(self, revision: int) -> None:
@@ -180,9 +183,10 @@ class Planner:
         try:
             await self._place(plan, now_s=now_s)
             await self._commit(plan, queued_at_s)
+            await self._cache.wait_for(self._written, timeout_s=CATCH_UP_S)
             for service_id in service_ids:
                 await self._delete_templates(service_id)
-            await self._blocks.release(self._view.gone_nodes)
+            await self._blocks.release(self._view.gone_nodes, within_s=CATCH_UP_S)
         finally:
             # What was promised and not stored is free again; what was stored is in the view, or
             # will be before the next round.
@@ -235,24 +239,50 @@ class Planner:
     # ------------------------------------------------------------------ places
 
     async def _place(self, plan: _Plan, *, now_s: float) -> None:
+        placements = await self._places(plan, plan.requests)
+        nodes = {each.node_id for each in placements if each.node_id is not None}
+        shortage = await self._blocks.claim(nodes, within_s=CATCH_UP_S)
+        if shortage:
+            placements = await self._place_elsewhere(plan, placements, shortage)
+        for placement in placements:
+            block = self._blocks.held(placement.node_id) if placement.node_id else None
+            draft = plan.drafts[placement.task_id]
+            revision = plan.revisions[draft.slot[0]]
+            drafts.put_in_place(draft, placement, block, now_s=now_s, revision=revision)
+
+    async def _places(self, plan: _Plan, requests: list[Request]) -> list[Placement]:
+        """Ask the scheduler, a slice at a time; the ledger is promised what it answers."""
         placements: list[Placement] = []
-        for start in range(0, len(plan.requests), PLACED_AT_ONCE):
-            part = place(plan.requests[start : start + PLACED_AT_ONCE], self._view.ledger)
+        for start in range(0, len(requests), PLACED_AT_ONCE):
+            part = place(requests[start : start + PLACED_AT_ONCE], self._view.ledger)
             for placement in part:
                 if placement.node_id is not None:
                     self._promise(plan, placement)
             placements += part
             await self._breathe()
-        nodes = {each.node_id for each in placements if each.node_id is not None}
-        shortage = await self._blocks.claim(nodes, within_s=CATCH_UP_S)
-        for placement in placements:
-            block = self._blocks.held(placement.node_id) if placement.node_id else None
-            answer = placement
-            if placement.node_id is not None and block is None:
-                answer = Placement(placement.task_id, None, shortage)
-            draft = plan.drafts[placement.task_id]
-            revision = plan.revisions[draft.slot[0]]
-            drafts.put_in_place(draft, answer, block, now_s=now_s, revision=revision)
+        return placements
+
+    async def _place_elsewhere(
+        self, plan: _Plan, placements: list[Placement], shortage: str
+    ) -> list[Placement]:
+        """Place again what went to nodes that got no addresses; what must be there waits."""
+        without = frozenset(
+            each.node_id
+            for each in placements
+            if each.node_id is not None and self._blocks.held(each.node_id) is None
+        )
+        stranded = {each.task_id for each in placements if each.node_id in without}
+        self._view.recount(stranded)
+        again = [
+            replace(request, avoid=request.avoid | without)
+            for request in plan.requests
+            if request.task_id in stranded
+        ]
+        answers = {each.task_id: each for each in await self._places(plan, again)}
+        waiting = [each.task_id for each in answers.values() if each.node_id in without]
+        self._view.recount(waiting)
+        answers |= {task_id: Placement(task_id, None, shortage) for task_id in waiting}
+        return [answers.get(each.task_id, each) for each in placements]
 
     def _promise(self, plan: _Plan, placement: Placement) -> None:
         copy = v1.Task()
@@ -265,18 +295,16 @@ class Planner:
 
     async def _commit(self, plan: _Plan, queued_at_s: dict[ServiceId, float]) -> None:
         """Store every transaction that can be; raise what kept the last one from it."""
-        revision = 0
         refused: ConflictError | None = None
         for transaction in drafts.transactions(plan.drafts.values(), reserved=OWN_CONDITIONS):
             try:
-                revision = await self._store.commit(
+                self._written = await self._store.commit(
                     list(transaction.conditions), transaction.writes
                 )
             except ConflictError as error:
                 refused = error
             else:
                 self._observe(transaction, queued_at_s)
-        await self._cache.wait_for(revision, timeout_s=CATCH_UP_S)
         if refused is not None:
             raise refused
 
@@ -299,7 +327,7 @@ class Planner:
                 keys.template(service_id, generation)
                 for generation in doomed[start : start + MAX_TXN_OPS - OWN_CONDITIONS]
             ]
-            await self._store.commit(
+            self._written = await self._store.commit(
                 [Unchanged(key, self._cache.key_revision(key)) for key in part],
                 [Delete(key) for key in part],
             )

@@ -29,6 +29,6 @@ class Timing:
     carry_within_s: float = 2.0
     """A node asked to open a stream must do so this soon."""
     flush_after_s: float = 0.02
-    """Reports of all nodes are gathered this long before they are written."""
+    """Reports of all nodes are written at most this often, and gathered in between."""
     resync_s: float = 30.0
     """Every service is looked at again this often, whatever events said."""

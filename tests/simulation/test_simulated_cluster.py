@@ -7,7 +7,6 @@ tasks, no node is over its capacity, and nobody writes as leader who is not.
 
 import asyncio
 import random
-import time
 
 import pytest
 
@@ -75,7 +74,8 @@ async def wish(world: World) -> None:
                 await asyncio.sleep(rng.random() * 10)
                 await world.user(availability(node, v1.AVAILABILITY_ACTIVE))
             case "again":
-                await world.user(create("brief", replicas=replicas))
+                id_ = f"brief-{rng.getrandbits(32)}"
+                await world.user(create("brief", id_=id_, replicas=replicas))
                 await asyncio.sleep(rng.random() * 3)
                 await world.user(delete("brief"))
 

@@ -156,9 +156,16 @@ class SimulatedMember:
     """One estibad: started, killed, started again with nothing remembered."""
 
     def __init__(
-        self, name: str, inner: MemoryStore, *, rng: random.Random, chances: Chances
+        self,
+        name: str,
+        inner: MemoryStore,
+        *,
+        rng: random.Random,
+        chances: Chances,
+        network: NetworkSettings,
     ) -> None:
         self.name = name
+        self._network = network
         self.instruments = Instruments(CollectorRegistry())
         self._inner = inner
         self._rng = rng
@@ -185,7 +192,7 @@ class SimulatedMember:
             around,
             registration=v1.Member(id=self.name, address=f"{self.name}:7443"),
             cluster_name="simulated",
-            network=NetworkSettings(),
+            network=self._network,
             timing=Timing(),
             instruments=self.instruments,
         )
@@ -285,13 +292,26 @@ class NoPeers:
 class World:
     """Members, agents and a user, in the running loop's virtual time."""
 
-    def __init__(self, seed: int, *, members: int = 2, agents: int = 4) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        members: int = 2,
+        agents: int = 4,
+        network: NetworkSettings | None = None,
+    ) -> None:
         self.rng = random.Random(seed)
         self.chances = Chances()
         self.store = MemoryStore()
         self.clock = LoopClock()
         self.members = [
-            SimulatedMember(f"m{number}", self.store, rng=self.rng, chances=self.chances)
+            SimulatedMember(
+                f"m{number}",
+                self.store,
+                rng=self.rng,
+                chances=self.chances,
+                network=network or NetworkSettings(),
+            )
             for number in range(1, members + 1)
         ]
         self.agents = [
@@ -341,10 +361,21 @@ class World:
                 running.result()
 
     async def until_ready(self) -> None:
-        """Return when every agent has a session, and somebody leads."""
-        while not (all(agent.sessions for agent in self.agents) and self._led()):
-            self.check()
-            await asyncio.sleep(0.05)
+        """Return when every node is ready, and somebody leads."""
+        nodes = self.invariants.mirror.nodes
+
+        def ready() -> bool:
+            states = [node.status.state for node in nodes.values()]
+            return states == [v1.NODE_STATE_READY] * len(self.agents) and self._led()
+
+        await self.until(ready)
+
+    async def until(self, look: Callable[[], bool], *, within_s: float = 30.0) -> None:
+        """Return when it is so."""
+        async with asyncio.timeout(within_s):
+            while not look():
+                self.check()
+                await asyncio.sleep(0.05)
 
     def _led(self) -> bool:
         return any(each.ready.leads for each in self.members if each.ready)

@@ -1,6 +1,6 @@
 """A user's calls, as functions to hand to `World.user`."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from controlplane.api.nodes import Nodes
@@ -22,11 +22,19 @@ def spec(*, replicas: int, image: str = "busybox", memory_bytes: int = 64 << 20)
     )
 
 
-def create(name: str, *, replicas: int, image: str = "busybox") -> Call:
+def create(
+    name: str,
+    *,
+    replicas: int,
+    id_: str = "",
+    image: str = "busybox",
+    constraints: Sequence[str] = (),
+) -> Call:
     service = v1.Service(
-        metadata=v1.Metadata(id=f"id-{name}", name=name),
+        metadata=v1.Metadata(id=id_ or f"id-{name}", name=name),
         spec=spec(replicas=replicas, image=image),
     )
+    service.spec.placement.constraints.extend(constraints)
     return lambda services, _: services.create(control.CreateServiceRequest(service=service))
 
 
