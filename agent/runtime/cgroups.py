@@ -95,6 +95,13 @@ class Cgroups:
             raise
         return True
 
+    def kill_inner_ones(self, container_id: str) -> None:
+        """Kill what is in all inner cgroups of a container; they go when the container goes."""
+        with suppress(FileNotFoundError):
+            for entry in os.scandir(self._files.tracker(container_id)):
+                if entry.is_dir():
+                    self.kill_inner(container_id, entry.name)
+
     def thaw(self, container_id: str) -> None:
         """Let frozen processes go on: a frozen process does not die of SIGKILL."""
         with suppress(FileNotFoundError):

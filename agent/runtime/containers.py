@@ -170,14 +170,18 @@ class Containers:
         with suppress(OSError):
             container.control.send(sandbox.START)
 
-    def _child_spoke(self, container: Container) -> None:
-        """Read what the child tells of its set-up; silence at its end means it executes."""
+    def _child_spoke(self, container: Container) -> bool:
+        """Read what the child tells of its set-up; silence at its end means it executes.
+
+        Returns:
+            Whether there may be more to read.
+        """
         if container.control is None:
-            return
+            return False
         try:
             data = container.control.recv(MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            return
+            return False
         except ConnectionError:
             data = b""
         if not data:
@@ -185,7 +189,7 @@ class Containers:
             if container.status == STARTING and container.fault is None:
                 container.status = RUNNING
                 container.answer({})
-            return
+            return False
         message = decode(data)
         if "ready" in message:
             ready = message["ready"]
@@ -194,6 +198,7 @@ class Containers:
             container.answer({"pid": container.pid})
         else:
             container.fault = ContainerError(message["stage"], message["message"])
+        return True
 
     def _close_control(self, container: Container) -> None:
         if container.control is not None:
@@ -205,8 +210,8 @@ class Containers:
 
     def _child_ended(self, container: Container) -> None:
         # What it said last comes before its end.
-        while container.control is not None:
-            self._child_spoke(container)
+        while self._child_spoke(container):
+            pass
         try:
             status = pidfd.reap(container.pidfd)
         except ChildProcessError:
@@ -358,6 +363,8 @@ class Containers:
             container.lost = True
             return
         self._loop.watch(container.pidfd, lambda: self._child_ended(container))
+        # Nobody waits any longer for commands that the earlier launcher ran in it.
+        self._cgroups.kill_inner_ones(container.id)
         if container.status == REMOVING:
             self.kill(container)
 

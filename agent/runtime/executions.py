@@ -85,7 +85,8 @@ class Executions:
         if container.identity is None:
             raise ContainerError("request", f"container {container.id} is not running")
         bundle = read_bundle(container.bundle)
-        name = f"exec-{next(self._numbers)}"
+        # Another launcher may have left cgroups of its own commands in there.
+        name = f"exec-{os.getpid()}-{next(self._numbers)}"
         try:
             execution = self._spawn(container, container.identity, bundle, argv, name, reply)
         except OSError as error:

@@ -19,12 +19,12 @@ class Loop:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._ready: dict[int, Callable[[], None]] = {}
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._ready: dict[int, Callable[[], object]] = {}
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = itertools.count()
         self._running = False
 
-    def watch(self, descriptor: int, ready: Callable[[], None], events: int = READABLE) -> None:
+    def watch(self, descriptor: int, ready: Callable[[], object], events: int = READABLE) -> None:
         """Call ``ready`` whenever the descriptor is; again and again until it is no longer."""
         if descriptor in self._ready:
             self._epoll.modify(descriptor, events)
@@ -38,7 +38,7 @@ class Loop:
             with suppress(FileNotFoundError):
                 self._epoll.unregister(descriptor)
 
-    def after(self, delay_s: float, due: Callable[[], None]) -> None:
+    def after(self, delay_s: float, due: Callable[[], object]) -> None:
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._numbers), due))
 
     def stop(self) -> None:

@@ -157,6 +157,16 @@ async def test_a_working_directory_that_is_a_link_out_stays_inside(
     assert said == "/etc\n"
 
 
+@pytest.mark.parametrize("number", range(3, 12))
+async def test_no_descriptor_of_the_launcher_can_be_a_working_directory(
+    node: Node, number: int
+) -> None:
+    # As in CVE-2024-21626, where one led to a folder of the node.
+    with pytest.raises(LaunchError) as refused:
+        await node.run("c", "pwd", cwd=f"/proc/self/fd/{number}")
+    assert refused.value.stage == "workdir"
+
+
 async def test_a_user_may_start_in_a_folder_that_is_closed_to_him(node: Node, more: Path) -> None:
     (more / "closed").mkdir(mode=0o700)
     said = await node.output(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.errors import LauncherLostError
 from agent.kernel.pidfd import start_time
 from agent.launcher import ContainerInfo
 from agent.runtime.limits import Limits
@@ -159,6 +160,18 @@ async def test_a_killed_launcher_takes_no_container_with_it(node: Node) -> None:
     assert node.cgroups.stats("c").pids >= 1
     ended = await node.launcher.exec("c", ["hostname"], timeout_s=10)
     assert ended.output == b"c-host\n"
+
+
+async def test_commands_of_a_killed_launcher_are_ended_by_the_next(node: Node) -> None:
+    pid = await node.run("c", *FOREVER)
+    running = asyncio.create_task(node.launcher.exec("c", ["sleep", "999"], timeout_s=999))
+    await node.until(lambda: len(node.cgroups.pids("c")) == 2, "the command runs")
+    node.kill("launcher")
+    with pytest.raises(LauncherLostError):
+        await running
+    node.start_launcher()
+    await node.until(lambda: node.cgroups.pids("c") == [pid], "the command is gone")
+    assert (await node.launcher.exec("c", ["true"], timeout_s=10)).exit_code == 0
 
 
 async def test_a_stopped_launcher_exits_with_0_and_takes_no_container_with_it(node: Node) -> None:
