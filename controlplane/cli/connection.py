@@ -78,7 +78,8 @@ def find(
     tls = _tls(tls_dir, environment, described)
     for path in (tls.ca, tls.cert, tls.key):
         if not os.access(path, os.R_OK):
-            raise CliError(f"cannot read {path}, which the cluster asks for: are you root?")
+            fault = "are you root?" if path.exists() else "there is no such file"
+            raise CliError(f"cannot read {path}, by which the cluster knows us: {fault}")
     return Target(tuple(named or (described or {}).get("servers", ())), tls)
 
 
