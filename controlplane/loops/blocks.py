@@ -1,5 +1,6 @@
 """Address blocks of nodes: claimed with a node's first task, released when the node is gone."""
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from ipaddress import IPv4Network
@@ -38,6 +39,8 @@ class Blocks:
             "", or why some got none, in one sentence.
         """
         needed = sorted({node_id for node_id in node_ids if self.held(node_id) is None})
+        if not needed:
+            return ""
         taken = [
             IPv4Network(block.cidr)
             for (network_id, _), block in self._cache.blocks.items()
@@ -46,6 +49,8 @@ class Blocks:
         puts: list[Put] = []
         shortage = ""
         for node_id in needed:
+            # To find a free one takes a look at all that are taken.
+            await asyncio.sleep(0)
             try:
                 cidr = claim_block(self._network.cidr, taken, prefix=self._network.block_prefix)
             except PoolExhaustedError as error:

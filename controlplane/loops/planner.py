@@ -25,6 +25,7 @@ from controlplane.loops.instruments import Instruments
 from controlplane.loops.settings import NetworkSettings, Timing
 from controlplane.loops.view import View
 from controlplane.orchestrator import CreateTask, Decision, plan_service, templates_to_delete
+from controlplane.orchestrator.reaping import TEMPLATES_KEPT
 from controlplane.scheduler import Placement, Request, place
 from controlplane.store import keys
 from controlplane.store.cache import Cache
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 # Others on the event loop get their turn at least this often: heartbeats must not wait for plans.
 SLICE_S = 0.02
 PLACED_AT_ONCE = 500
+# A service of so many tasks is decided on in a thread: the deciding code cannot take breath.
+MANY_TASKS = 2000
+LONGEST_PAUSE_S = 1.0
 CATCH_UP_S = 5.0
 
 
@@ -84,6 +88,7 @@ class Planner:
         """The revision of our last write: nothing is planned before the view contains it."""
         self._unanswered = False
         self._breath_s = 0.0
+        self._thought_s = 0.0
 
     async def run(self) -> None:
         """Plan until cancelled.
@@ -153,6 +158,9 @@ class Planner:
                     self._look_at(service_ids)
                 else:
                     self._backoff.reset()
+                # At most half of the time goes into deciding: of changes that come meanwhile, many
+                # are then looked at in one go.
+                await self._clock.sleep(min(self._thought_s, LONGEST_PAUSE_S))
 
     async def _settle(self) -> None:
         """Wait until the view contains every write of ours, whatever became of it."""
@@ -178,28 +186,33 @@ class Planner:
         now_s = self._clock.now()
         plan = _Plan()
         for service_id in service_ids:
-            self._decide(service_id, plan, now_s=now_s)
-            await self._breathe()
+            await self._decide(service_id, plan, now_s=now_s)
+        self._thought_s = self._clock.monotonic() - begun_s
         try:
             await self._place(plan, now_s=now_s)
             await self._commit(plan, queued_at_s)
-            await self._cache.wait_for(self._written, timeout_s=CATCH_UP_S)
-            for service_id in service_ids:
-                await self._delete_templates(service_id)
-            await self._blocks.release(self._view.gone_nodes, within_s=CATCH_UP_S)
-        finally:
-            # What was promised and not stored is free again; what was stored is in the view, or
-            # will be before the next round.
+        except BaseException:
+            # What was promised and not stored is free again; what was stored comes with the view.
             self._view.recount(plan.promised)
+            raise
+        await self._cache.wait_for(self._written, timeout_s=CATCH_UP_S)
+        for service_id in service_ids:
+            await self._delete_templates(service_id)
+        await self._blocks.release(self._view.gone_nodes, within_s=CATCH_UP_S)
 
-    def _decide(self, service_id: ServiceId, plan: _Plan, *, now_s: float) -> None:
+    async def _decide(self, service_id: ServiceId, plan: _Plan, *, now_s: float) -> None:
         message = self._cache.services.get(service_id)
         service = self._view.service(service_id)
         tasks = self._view.tasks_of(service_id)
-        decision = plan_service(service, tasks, self._view.nodes, now_s=now_s)
+        if len(tasks) < MANY_TASKS:
+            await self._breathe()
+            decision = plan_service(service, tasks, self._view.nodes, now_s=now_s)
+        else:
+            nodes = dict(self._view.nodes)
+            decision = await asyncio.to_thread(plan_service, service, tasks, nodes, now_s=now_s)
         self._wake_after(service_id, decision.wake_after_s)
         plan.revisions[service_id] = service.revision if service is not None else 0
-        avoid = self._draft(decision, message, plan, now_s=now_s)
+        avoid = await self._draft(decision, message, plan, now_s=now_s)
         if service is None:
             return
         for task in tasks:
@@ -213,12 +226,13 @@ class Planner:
             Request.of(service, task_id, avoid=nodes) for task_id, nodes in avoid.items()
         ]
 
-    def _draft(
+    async def _draft(
         self, decision: Decision, service: v1.Service | None, plan: _Plan, *, now_s: float
     ) -> dict[TaskId, frozenset[NodeId]]:
         """Apply a decision's actions to drafts; return the new tasks, with nodes to avoid."""
         created: dict[TaskId, frozenset[NodeId]] = {}
         for action in decision.actions:
+            await self._breathe()
             if isinstance(action, CreateTask):
                 if service is None:
                     raise ValueError(f"task {action.task_id} is to be created without a service")
@@ -245,6 +259,7 @@ class Planner:
         if shortage:
             placements = await self._place_elsewhere(plan, placements, shortage)
         for placement in placements:
+            await self._breathe()
             block = self._blocks.held(placement.node_id) if placement.node_id else None
             draft = plan.drafts[placement.task_id]
             revision = plan.revisions[draft.slot[0]]
@@ -315,10 +330,10 @@ class Planner:
                 self._instruments.scheduling_latency.observe(now_s - queued_at_s[draft.slot[0]])
 
     async def _delete_templates(self, service_id: ServiceId) -> None:
-        generations = self._view.generations.get(service_id)
-        if not generations:
-            return
+        generations = self._view.generations.get(service_id, set())
         service = self._view.service(service_id)
+        if not generations or (service is not None and len(generations) <= TEMPLATES_KEPT):
+            return
         current = service.template_generation if service is not None else None
         tasks = self._view.tasks_of(service_id)
         doomed = sorted(templates_to_delete(generations, tasks, current=current))
