@@ -1,16 +1,20 @@
 """Tell the control plane how tasks stand: the newest status of each, in batches, until stored.
 
-One report is under way at a time; what changes meanwhile is merged into the next.
+One report is under way at a time; what changes meanwhile is merged into the next. What a
+task only passes through is told if it lasts: a start is four changes within milliseconds.
 After a reconnect everything is told again, since who was told may not have stored it.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from estiba.v1 import dispatcher_pb2 as dispatch
 from estiba.v1 import types_pb2 as v1
 
-COALESCE_S = 0.02
+# What a task passes through is told after so long, anything else at once.
+PASSING_S = 0.1
 REPORT_TASKS = 500
 SEND_AGAIN_S = 5.0
 
@@ -18,8 +22,8 @@ SEND_AGAIN_S = 5.0
 class Reporter:
     def __init__(self) -> None:
         self._newest: dict[str, v1.TaskStatus] = {}
-        # In the order of change; a dict because a set has none.
-        self._unsaid: dict[str, None] = {}
+        # When each is due, by the monotonic clock.
+        self._unsaid: dict[str, float] = {}
         self._under_way: list[str] = []
         self._number = 0
         self._something = asyncio.Event()
@@ -30,9 +34,15 @@ class Reporter:
         """The newest status of every task of this node."""
         return self._newest
 
-    def publish(self, task_id: str, status: v1.TaskStatus) -> None:
+    def publish(self, task_id: str, status: v1.TaskStatus, *, passing: bool) -> None:
+        """Have a status told.
+
+        Args:
+            passing: the next one is likely to follow at once.
+        """
         self._newest[task_id] = status
-        self._unsaid[task_id] = None
+        due_s = time.monotonic() + (PASSING_S if passing else 0.0)
+        self._unsaid[task_id] = min(due_s, self._unsaid.get(task_id, due_s))
         self._something.set()
 
     def forget(self, task_id: str) -> None:
@@ -47,13 +57,9 @@ class Reporter:
 
     async def run(self, send: Callable[[dispatch.Report], Awaitable[None]]) -> None:
         """Report through one session until it ends, beginning with everything."""
-        self._unsaid = dict.fromkeys(self._newest)
-        if self._unsaid:
-            self._something.set()
+        self._unsaid = dict.fromkeys(self._newest, 0.0)
         while True:
-            await self._something.wait()
-            # A start is four changes within milliseconds: one of them is worth a write.
-            await asyncio.sleep(COALESCE_S)
+            await self._wait_until_due()
             await send(self._next_report())
             try:
                 async with asyncio.timeout(SEND_AGAIN_S):
@@ -61,12 +67,23 @@ class Reporter:
             except TimeoutError:
                 self._put_back()
 
+    async def _wait_until_due(self) -> None:
+        while True:
+            self._something.clear()
+            due_s = min(self._unsaid.values(), default=float("inf"))
+            left_s = due_s - time.monotonic()
+            if left_s <= 0:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if left_s == float("inf") else left_s):
+                    await self._something.wait()
+
     def _next_report(self) -> dispatch.Report:
-        self._under_way = list(self._unsaid)[:REPORT_TASKS]
+        now_s = time.monotonic()
+        due = [task_id for task_id, due_s in self._unsaid.items() if due_s <= now_s]
+        self._under_way = due[:REPORT_TASKS]
         for task_id in self._under_way:
             del self._unsaid[task_id]
-        if not self._unsaid:
-            self._something.clear()
         self._stored.clear()
         self._number += 1
         reports = (
@@ -78,5 +95,4 @@ class Reporter:
     def _put_back(self) -> None:
         for task_id in self._under_way:
             if task_id in self._newest:
-                self._unsaid[task_id] = None
-                self._something.set()
+                self._unsaid[task_id] = 0.0

@@ -9,7 +9,7 @@ import logging
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from agent.errors import AgentError, ImageError, LauncherLostError, LaunchError, NetworkError
 from agent.health.checks import Checks
@@ -41,6 +41,10 @@ PROGRESS_EVERY_S = 0.5
 EXIT_ON_ITS_WAY_S = 1.0
 
 
+class Publish(Protocol):
+    def __call__(self, task_id: str, status: v1.TaskStatus, *, passing: bool) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What all runners of a node share."""
@@ -56,7 +60,7 @@ class Tools:
     capacity: Resources
     creating: asyncio.Semaphore
     """So many containers are made at the same time."""
-    publish: Callable[[str, v1.TaskStatus], None]
+    publish: Publish
 
 
 class Runner:
@@ -372,7 +376,12 @@ class Runner:
         else:
             self._tools.journal.save(self.task_id, self._record)
         if not self._forgotten:
-            self._tools.publish(self.task_id, self._record.status)
+            self.publish()
+
+    def publish(self) -> None:
+        """Have the status told: soon if the task stays as it is, later if it is on its way."""
+        passing = self._record.state < self.desired
+        self._tools.publish(self.task_id, self._record.status, passing=passing)
 
 
 async def _whole(work: Callable[[], T]) -> T:

@@ -178,7 +178,7 @@ class Runners:
 
     def _launch(self, runner: Runner) -> None:
         self._runners[runner.task_id] = runner
-        self._tools.publish(runner.task_id, runner.record.status)
+        runner.publish()
         if self._group is not None:
             self._group.create_task(self._drive(runner), name=f"task.{runner.task_id}")
 
