@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -105,6 +105,7 @@ class _Watch:
         self._service_id = service_id
         self._tasks: dict[str, types_pb2.Task] = {}
         self._changed: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._look_s = 0.0
         self._ended = threading.Event()
         self._call: grpc.Call | None = None
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -129,13 +130,14 @@ class _Watch:
         return list(self._tasks.copy().values())
 
     def wait(self, timeout_s: float) -> None:
-        """Return when something has changed, or after ``timeout_s``."""
-        try:
+        """Return when something has changed, or after ``timeout_s``.
+
+        The first change is worth a look at once; of those that follow, one look serves many.
+        """
+        with suppress(queue.Empty):
             self._changed.get(timeout=timeout_s)
-        except queue.Empty:
-            return
-        # Changes come in groups: one look serves them all.
-        time.sleep(LOOK_AT_MOST_EVERY_S)
+        time.sleep(max(0.0, self._look_s - time.monotonic()))
+        self._look_s = time.monotonic() + LOOK_AT_MOST_EVERY_S
         while not self._changed.empty():
             self._changed.get()
 

@@ -12,8 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import grpc
-from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 # One fixed server name for all members of a cluster, so that an agent may reach any of them under
 # any address; and one for the metrics of all agents, which Prometheus checks.
@@ -88,6 +86,10 @@ def identity_of(certificate_pem: bytes) -> Identity:
     Raises:
         ValueError: the subject names no role of ours, or no one.
     """
+    # The command line never asks, and would spend a sixth of its time on this import.
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
     subject = x509.load_pem_x509_certificate(certificate_pem).subject
     names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     roles = subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
