@@ -86,7 +86,7 @@ class Nodes:
         node = lookup.node(self._cache, request.node)
         node_id, name = node.metadata.id, node.metadata.name
         if node.status.state == v1.NODE_STATE_READY and not request.force:
-            raise PreconditionError(f"node {name} is ready: stop its agent first, or use force")
+            raise PreconditionError(f"node {name} is ready: stop its agent first, or use --force")
 
         def change(entry: Entry | None) -> Change:
             if entry is None:

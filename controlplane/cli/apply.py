@@ -28,12 +28,18 @@ def command(session: Session, file: str, timeout: int, *, detach: bool) -> None:
     documents are separated by ---. Services it does not mention are left alone. Prints for
     each whether it was created, changed or unchanged.
 
+    What `estiba service inspect` prints may be edited and applied. Its metadata.revision says
+    what it is based on: if somebody changed the service since, it is refused. Without one,
+    FILE wins.
+
     \b
     Examples:
       estiba apply -f web.yaml
-      estiba service inspect web | estiba apply -f -
+      estiba service inspect web > web.json; vi web.json; estiba apply -f web.json
+      cat web.yaml api.yaml | estiba apply -f -
     """
     from controlplane.cli import manifest, progress
+    from controlplane.cli.connection import RefusedError
 
     try:
         wanted = manifest.read(_read(file))
@@ -41,13 +47,16 @@ def command(session: Session, file: str, timeout: int, *, detach: bool) -> None:
         raise CliError(f"{file}: {error}") from None
     applied = []
     for service in wanted:
-        outcome, stored = _apply(session.connection, service)
-        applied.append((outcome, stored))
+        name = service.metadata.name
+        try:
+            outcome, stored = _apply(session.connection, service)
+        except RefusedError as refusal:
+            raise CliError(f"{file}: service {name}: {refusal}") from None
+        # At once: what is stored stays, whatever becomes of the next one.
+        click.echo(f"{name} {outcome}")
+        applied.append(stored)
     if not detach:
-        stored_services = [stored for _, stored in applied]
-        progress.wait(session.connection, stored_services, timeout_s=timeout / MILLION)
-    for outcome, stored in applied:
-        click.echo(f"{stored.metadata.name} {outcome}")
+        progress.wait(session.connection, applied, timeout_s=timeout / MILLION)
 
 
 def _read(file: str) -> str:
@@ -80,6 +89,13 @@ def _apply(
             return "created", _create(connection, wanted)
         if present.spec == wanted.spec and present.metadata.labels == wanted.metadata.labels:
             return "unchanged", present
+        based_on = wanted.metadata.revision
+        if based_on not in (0, present.metadata.revision):
+            raise CliError(
+                f"service {present.metadata.name} has changed since metadata.revision {based_on}, "
+                f"which the file is based on: it is at {present.metadata.revision}; read it again, "
+                "or leave metadata.revision out"
+            )
         request = control_pb2.UpdateServiceRequest(
             service=present.metadata.id,
             spec=wanted.spec,

@@ -19,7 +19,13 @@ from controlplane.cli.context import Session, pass_session
 )
 @pass_session
 def command(session: Session, output: str) -> None:
-    """Show the cluster, and which members of its control plane there are."""
+    """Show the cluster, and which members of its control plane there are.
+
+    \b
+    Examples:
+      estiba info
+      estiba info -o json
+    """
     from google.protobuf.json_format import MessageToDict
 
     from controlplane.cli import render

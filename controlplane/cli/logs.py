@@ -22,9 +22,9 @@ BILLION = 1_000_000_000
 
 def _moment(text: str) -> int:
     """Read a duration before now, or a date, and return nanoseconds since the epoch."""
-    if re.match(r"\d{4}-", text) is None:
-        return time.time_ns() - parse_duration(text) * 1000
     try:
+        if re.match(r"\d{4}-", text) is None:
+            return time.time_ns() - parse_duration(text) * 1000
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(

@@ -4,9 +4,10 @@ import click
 
 from controlplane.cli import params
 from controlplane.cli.context import Session, list_options, pass_session, print_json, warn
+from controlplane.cli.groups import Verbs
 
 
-@click.group()
+@click.group(cls=Verbs)
 def command() -> None:
     """Show and change nodes."""
 
@@ -15,7 +16,13 @@ def command() -> None:
 @list_options
 @pass_session
 def ls(session: Session, output: str, *, quiet: bool) -> None:
-    """List nodes: whether they answer, what they take, and what is used of them."""
+    """List nodes: whether they answer, what they take, and what is used of them.
+
+    \b
+    Examples:
+      estiba node ls
+      estiba node ls -o json
+    """
     from controlplane.cli import listing, render
 
     found, warnings = listing.nodes(session.connection, with_usage=not quiet)
@@ -33,7 +40,12 @@ def ls(session: Session, output: str, *, quiet: bool) -> None:
 @click.argument("nodes", nargs=-1, required=True, shell_complete=params.complete_nodes)
 @pass_session
 def inspect(session: Session, nodes: tuple[str, ...]) -> None:
-    """Print everything about NODES as a JSON list."""
+    """Print everything about NODES as a JSON list.
+
+    \b
+    Example:
+      estiba node inspect n1
+    """
     from controlplane.cli import listing
 
     print_json([listing.node(session.connection, name) for name in nodes])
@@ -83,11 +95,17 @@ def update(
 
 
 @command.command()
-@click.option("--force", is_flag=True, help="Also while it is ready.")
+@click.option("--force", is_flag=True, help="Also those that are ready.")
 @click.argument("nodes", nargs=-1, required=True, shell_complete=params.complete_nodes)
 @pass_session
 def rm(session: Session, nodes: tuple[str, ...], *, force: bool) -> None:
-    """Forget NODES for good: their tasks go elsewhere, and they are refused if they return."""
+    """Forget NODES for good: their tasks go elsewhere, and they are refused if they return.
+
+    \b
+    Examples:
+      estiba node rm n3
+      estiba node rm --force n3
+    """
     from estiba.v1 import control_pb2
 
     for name in nodes:

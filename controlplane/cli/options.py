@@ -9,8 +9,6 @@ from controlplane.cli import params
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-COUNT = click.IntRange(min=0, max=2**32 - 1)
-
 DEFAULT_TIMEOUT = "5m"
 
 
@@ -29,7 +27,9 @@ def waiting(command: F) -> F:
 
 
 _CONTAINER = [
-    click.option("--replicas", type=COUNT, help="How many tasks to keep running."),
+    click.option(
+        "--replicas", type=params.COUNT, help="Tasks to keep running; a new service has 1."
+    ),
     click.option("--entrypoint", type=params.WORDS, help="Replaces the image's entry point."),
     click.option("-u", "--user", help="USER[:GROUP], names or numbers."),
     click.option("-w", "--workdir", help="Working directory inside the container."),
@@ -42,7 +42,7 @@ _CONTAINER = [
     ),
     click.option("--limit-cpu", type=params.CPUS, help="Processors it may use, such as 0.5."),
     click.option("--limit-memory", type=params.BYTES, help="Memory it may use, such as 64m."),
-    click.option("--limit-pids", type=COUNT, help="Processes and threads it may have."),
+    click.option("--limit-pids", type=params.COUNT, help="Processes and threads it may have."),
     click.option("--reserve-cpu", type=params.CPUS, help="Processors set aside on its node."),
     click.option("--reserve-memory", type=params.BYTES, help="Memory set aside on its node."),
     click.option("--health-cmd", help="Healthy while this shell command succeeds inside."),
@@ -57,7 +57,7 @@ _CONTAINER = [
     ),
     click.option("--health-interval", type=params.DURATION, help="Between two checks: 30s."),
     click.option("--health-timeout", type=params.DURATION, help="For one check: 30s."),
-    click.option("--health-retries", type=COUNT, help="Failures that make it unhealthy: 3."),
+    click.option("--health-retries", type=params.COUNT, help="Failures that make it unhealthy: 3."),
     click.option(
         "--health-start-period",
         type=params.DURATION,

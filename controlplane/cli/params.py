@@ -14,6 +14,8 @@ from controlplane.cli.errors import CliError
 
 T = TypeVar("T")
 
+MOST = 2**32 - 1
+
 
 class Parsed(click.ParamType[T]):
     """A value that one of our parsers reads."""
@@ -49,6 +51,12 @@ def _variable(text: str) -> str:
     return f"{name}={os.environ[name]}"
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) > MOST:
+        raise ValueError(f"{text!r} is not a number from 0 to {MOST}")
+    return int(text)
+
+
 def _words(text: str) -> list[str]:
     return shlex.split(text)
 
@@ -67,12 +75,13 @@ def _port(text: str) -> int:
 
 def _scale(text: str) -> tuple[str, int]:
     name, equals, count = text.rpartition("=")
-    if not name or not equals or not count.isdecimal() or int(count) > 2**32 - 1:
+    if not name or not equals or not count.isdecimal() or int(count) > MOST:
         raise ValueError(f"{text!r} is not SERVICE=REPLICAS, such as web=5")
     return name, int(count)
 
 
 BYTES = Parsed("size", units.parse_bytes)
+COUNT = Parsed("number", _count)
 CPUS = Parsed("processors", units.parse_cpus)
 DURATION = Parsed("duration", units.parse_duration)
 PAIR = Parsed("name=value", _pair)

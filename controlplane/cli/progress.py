@@ -219,6 +219,8 @@ class _Lines:
 
     def show(self, service: types_pb2.Service, tasks: Iterable[types_pb2.Task]) -> None:
         line = render.progress(service)
-        if line != self._last:
+        # The same fault in one run after the other is said once.
+        fault = line.partition("; run ")[0]
+        if fault != self._last:
             click.echo(line, err=True)
-            self._last = line
+            self._last = fault

@@ -8,11 +8,12 @@ import click
 
 from controlplane.cli import options, params
 from controlplane.cli.context import Session, list_options, pass_session, print_json, say, warn
+from controlplane.cli.groups import Verbs
 from controlplane.cli.logs import logs
 from controlplane.cli.units import MILLION
 
 
-@click.group()
+@click.group(cls=Verbs)
 def command() -> None:
     """Declare, show and change services."""
 
@@ -45,9 +46,10 @@ def create(session: Session, /, **given: Any) -> None:
 
     \b
     Examples:
-      estiba service create --name web --replicas 3 nginx
+      estiba service create --name web --replicas 3 registry.estiba:5000/hello
       estiba service create --name db --limit-memory 512m --constraint node.labels.disk==ssd redis
       estiba service create --name loop busybox sh -c 'while :; do date; sleep 1; done'
+      estiba service create --name app --health-http 8080/ready --health-interval 5s app:1.2
     """
     from controlplane.cli import progress, spec
     from estiba.v1 import control_pb2, types_pb2
@@ -79,7 +81,14 @@ def _name_for(image: str) -> str:
 @list_options
 @pass_session
 def ls(session: Session, output: str, *, quiet: bool) -> None:
-    """List services, with how many of their replicas run."""
+    """List services, with how many of their replicas run.
+
+    \b
+    Examples:
+      estiba service ls
+      estiba service ls -o json
+      estiba service rm $(estiba service ls -q)
+    """
     from controlplane.cli import listing, render
 
     found = listing.services(session.connection)
@@ -100,6 +109,11 @@ def ps(session: Session, services: tuple[str, ...], output: str, *, quiet: bool)
     """List the tasks of SERVICES: where they are, how they are, and why.
 
     The newest task of each replica comes first; those before it are its history.
+
+    \b
+    Examples:
+      estiba service ps web
+      estiba service ps -o json web api
     """
     from controlplane.cli import listing, render
 
@@ -129,7 +143,13 @@ def ps(session: Session, services: tuple[str, ...], output: str, *, quiet: bool)
 @click.argument("services", nargs=-1, required=True, shell_complete=params.complete_services)
 @pass_session
 def inspect(session: Session, services: tuple[str, ...]) -> None:
-    """Print everything about SERVICES as a JSON list, which `estiba apply` takes as it is."""
+    """Print everything about SERVICES as a JSON list, which `estiba apply` takes as it is.
+
+    \b
+    Examples:
+      estiba service inspect web
+      estiba service inspect web > web.json
+    """
     from controlplane.cli import listing
 
     print_json([listing.service(session.connection, name) for name in services])
@@ -211,7 +231,12 @@ def update(session: Session, /, service: str, **given: Any) -> None:
 @click.argument("services", nargs=-1, required=True, shell_complete=params.complete_services)
 @pass_session
 def rm(session: Session, services: tuple[str, ...]) -> None:
-    """Remove SERVICES; their tasks stop and nothing of them is kept. Prints the names."""
+    """Remove SERVICES; their tasks stop and nothing of them is kept. Prints the names.
+
+    \b
+    Example:
+      estiba service rm web api
+    """
     from controlplane.cli.errors import CliError
     from estiba.v1 import control_pb2
 

@@ -11,6 +11,7 @@ import click
 
 from controlplane.cli import local
 from controlplane.cli.errors import CliError
+from controlplane.cli.groups import Verbs
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,7 +27,7 @@ def _folder_option(command: F) -> F:
     )(command)
 
 
-@click.group()
+@click.group(cls=Verbs)
 def command() -> None:
     """Run a whole cluster on this machine: etcd, a registry, two estibads, several nodes.
 
@@ -55,7 +56,13 @@ def up(folder: Path, nodes: int | None) -> None:
 @click.option("--keep", is_flag=True, help="Keep what is declared, and images, for the next up.")
 @_folder_option
 def down(folder: Path, *, keep: bool) -> None:
-    """Stop the cluster with all its containers, and remove everything it made."""
+    """Stop the cluster with all its containers, and remove everything it made.
+
+    \b
+    Examples:
+      estiba dev down
+      estiba dev down --keep
+    """
     from controlplane.cli.dev import lifecycle
 
     lifecycle.down(folder, keep=keep)
@@ -70,14 +77,24 @@ def down(folder: Path, *, keep: bool) -> None:
     show_default=True,
     help="How to print.",
 )
+@click.option("-q", "--quiet", is_flag=True, help="Print names only.")
 @_folder_option
-def status(folder: Path, output: str) -> None:
-    """Show the cluster's programs: whether they run, since when, how often they were restarted."""
+def status(folder: Path, output: str, *, quiet: bool) -> None:
+    """Show the cluster's programs: whether they run, since when, how often they were restarted.
+
+    \b
+    Examples:
+      estiba dev status
+      estiba dev status -o json
+    """
     from controlplane.cli import render
     from controlplane.cli.dev import lifecycle
 
     found = lifecycle.status(folder)
-    if output == "json":
+    if quiet:
+        for program in found["programs"]:
+            click.echo(program["name"])
+    elif output == "json":
         click.echo(json.dumps(found, indent=2))
     else:
         click.echo(render.programs(found["programs"], now_s=time.time()), nl=False)
@@ -88,7 +105,13 @@ def status(folder: Path, output: str) -> None:
 @click.option("--kill", is_flag=True, help="By SIGKILL, as a crash would.")
 @_folder_option
 def stop(folder: Path, program: str, *, kill: bool) -> None:
-    """Stop one PROGRAM of the cluster, such as estibad-1 or n2-agent, until it is started again."""
+    """Stop one PROGRAM of the cluster until it is started again.
+
+    \b
+    Examples:
+      estiba dev stop estibad-1
+      estiba dev stop --kill n2-agent
+    """
     from controlplane.cli.dev import lifecycle
 
     lifecycle.ask(folder, {"do": "stop", "name": program, "kill": kill})
@@ -98,7 +121,12 @@ def stop(folder: Path, program: str, *, kill: bool) -> None:
 @click.argument("program")
 @_folder_option
 def start(folder: Path, program: str) -> None:
-    """Start one PROGRAM of the cluster that was stopped."""
+    """Start one PROGRAM of the cluster that was stopped.
+
+    \b
+    Example:
+      estiba dev start estibad-1
+    """
     from controlplane.cli.dev import lifecycle
 
     lifecycle.ask(folder, {"do": "start", "name": program})
@@ -110,7 +138,13 @@ def start(folder: Path, program: str) -> None:
 @click.option("--tail", type=click.IntRange(min=1), default=100, show_default=True, help="Lines.")
 @_folder_option
 def logs(folder: Path, program: str, tail: int, *, follow: bool) -> None:
-    """Print what one PROGRAM of the cluster wrote."""
+    """Print what one PROGRAM of the cluster wrote.
+
+    \b
+    Examples:
+      estiba dev logs estibad-1
+      estiba dev logs -f --tail 20 n1-agent
+    """
     path = folder / "log" / f"{program}.log"
     if not path.is_file():
         names = sorted(found.stem for found in (folder / "log").glob("*.log"))
