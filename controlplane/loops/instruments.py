@@ -31,6 +31,11 @@ class Instruments:
             buckets=BUCKETS_S,
             registry=registry,
         )
+        self.reconciled = Counter(
+            "estiba_reconciled_services",
+            "How many times a service was looked at and decided on.",
+            registry=registry,
+        )
         self.sessions = Gauge(
             "estiba_sessions",
             "Sessions of agents with this member.",

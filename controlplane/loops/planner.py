@@ -210,6 +210,7 @@ class Planner:
         else:
             nodes = dict(self._view.nodes)
             decision = await asyncio.to_thread(plan_service, service, tasks, nodes, now_s=now_s)
+        self._instruments.reconciled.inc()
         self._wake_after(service_id, decision.wake_after_s)
         plan.revisions[service_id] = service.revision if service is not None else 0
         avoid = await self._draft(decision, message, plan, now_s=now_s)

@@ -6,8 +6,8 @@ answer and happen later or never, watches break, nodes are cut off, agents resta
 
 import asyncio
 import random
-from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -34,15 +34,17 @@ from controlplane.member import Member, Surroundings
 from controlplane.store import keys
 from controlplane.store.lease import LeaseKeeper
 from controlplane.store.memory import MemoryStore
-from controlplane.store.mirror import Mirror
+from controlplane.store.mirror import CacheChange, Mirror
 from controlplane.store.protocol import Batch, Condition, Entry, Fence, Page, Write
 from estiba import wire
 from estiba.kit.clock import LoopClock
 from estiba.kit.tls import Identity, Role
+from estiba.model import Task
 from estiba.v1 import dispatcher_pb2 as dispatch
 from estiba.v1 import types_pb2 as v1
 from tests.support.agents import SimulatedAgent
 
+RECONCILED = "estiba_reconciled_services_total"
 CALLER_IN_TESTS = Identity(Role.USER, "test")
 
 
@@ -166,7 +168,8 @@ class SimulatedMember:
     ) -> None:
         self.name = name
         self._network = network
-        self.instruments = Instruments(CollectorRegistry())
+        self.registry = CollectorRegistry()
+        self.instruments = Instruments(self.registry)
         self._inner = inner
         self._rng = rng
         self._chances = chances
@@ -235,47 +238,54 @@ class SimulatedMember:
 class Invariants:
     """Sees every revision of the store, and what must hold in each."""
 
-    def __init__(self, store: MemoryStore, capacities: dict[str, v1.NodeDescription]) -> None:
+    def __init__(self, store: MemoryStore, capacities: Mapping[str, v1.NodeDescription]) -> None:
         self.placements = 0
         self.mirror = Mirror()
         self._store = store
         self._capacities = capacities
+        self._tasks: dict[str, Task] = {}
+        self._wanted: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+        self._reserved: Counter[str] = Counter()
 
     async def run(self) -> None:
         async with aclosing(self._store.watch(keys.ROOT, after=0)) as batches:
             async for batch in batches:
-                for _, events in groupby(batch.events, key=attrgetter("revision")):
-                    changes = self.mirror.apply(events, now_s=0.0)
-                    for change in changes:
-                        if isinstance(change.after, v1.Task):
-                            self._check_slot(change.after)
-                            self._check_node(change.after.node_id)
-                            before = change.before
-                            if change.after.node_id and (
-                                not isinstance(before, v1.Task) or not before.node_id
-                            ):
-                                self.placements += 1
+                for revision, events in groupby(batch.events, key=attrgetter("revision")):
+                    tasks = [
+                        change
+                        for change in self.mirror.apply(events, now_s=0.0)
+                        if change.kind == "task"
+                    ]
+                    for change in tasks:
+                        self._count(change)
+                    for change in tasks:
+                        self._check(change.id, revision)
 
-    def _check_slot(self, task: v1.Task) -> None:
-        of_service = self.mirror.tasks_by_service.ids(task.service_id)
-        same_slot = [
-            wire.task(self.mirror.tasks[task_id])
-            for task_id in of_service
-            if self.mirror.tasks[task_id].slot == task.slot
-        ]
-        wanted = [each.id for each in same_slot if each.wanted]
-        assert len(wanted) <= 1, f"a slot has two wanted tasks: {wanted}"
-
-    def _check_node(self, node_id: str) -> None:
-        if node_id not in self._capacities:
+    def _count(self, change: CacheChange) -> None:
+        before = self._tasks.pop(change.id, None)
+        if before is not None:
+            self._wanted[before.service_id, before.slot].discard(before.id)
+            if before.node_id and before.holds_resources:
+                self._reserved[before.node_id] -= before.reservations.memory_bytes
+        if not isinstance(change.after, v1.Task):
             return
-        held = [
-            wire.task(self.mirror.tasks[task_id])
-            for task_id in self.mirror.tasks_by_node.ids(node_id)
-        ]
-        reserved = sum(each.reservations.memory_bytes for each in held if each.holds_resources)
-        capacity = self._capacities[node_id].memory_bytes
-        assert reserved <= capacity, f"{node_id} is over its capacity: {reserved} of {capacity}"
+        task = self._tasks[change.id] = wire.task(change.after)
+        self.placements += bool(task.node_id and not (before and before.node_id))
+        if task.wanted:
+            self._wanted[task.service_id, task.slot].add(task.id)
+        if task.node_id and task.holds_resources:
+            self._reserved[task.node_id] += task.reservations.memory_bytes
+
+    def _check(self, task_id: str, revision: int) -> None:
+        task = self._tasks.get(task_id)
+        if task is None:
+            return
+        wanted = self._wanted[task.service_id, task.slot]
+        assert len(wanted) <= 1, f"revision {revision}: a slot has two wanted tasks: {wanted}"
+        if task.node_id and task.node_id in self._capacities:
+            reserved = self._reserved[task.node_id]
+            capacity = self._capacities[task.node_id].memory_bytes
+            assert reserved <= capacity, f"revision {revision}: {task.node_id} is over its capacity"
 
 
 class NoPeers:
@@ -426,6 +436,10 @@ class World:
             for task_id in agent.running():
                 found[agent.tasks[task_id].assignment.service_name] += 1
         return found
+
+    def reconciled(self) -> float:
+        """Return how many times a service has been looked at and decided on."""
+        return sum(each.registry.get_sample_value(RECONCILED) or 0.0 for each in self.members)
 
     def converged(self) -> bool:
         running = self.running()
