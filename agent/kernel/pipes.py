@@ -35,6 +35,20 @@ def move(source: int, target: int, size_bytes: int) -> int:
     return os.splice(source, target, size_bytes, flags=os.SPLICE_F_NONBLOCK)
 
 
+def discard(pipe: int, null: int, size_bytes: int) -> int:
+    """Take bytes out of a pipe and drop them; return how many, fewer if a signal comes.
+
+    Unlike read(2), this may end in the middle of a packet (pipe2, O_DIRECT) without
+    losing the rest of it.
+
+    Args:
+        null: a descriptor of /dev/null, open for writing.
+
+    Source: splice(2).
+    """
+    return os.splice(pipe, null, size_bytes, flags=os.SPLICE_F_NONBLOCK)
+
+
 def waiting_bytes(pipe: int) -> int:
     """Return how many bytes wait in a pipe.
 

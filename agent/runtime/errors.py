@@ -1,15 +1,20 @@
 """What can go wrong between a request and a running container, each with its stage."""
 
+# What an image can make us quote must still fit into a message between programs.
+MAX_MESSAGE_CHARACTERS = 1000
+
 
 class ContainerError(Exception):
     """A container cannot be made, started or reached.
 
     Attributes:
         stage: where it went wrong, one of STAGES.
-        message: one sentence for the user.
+        message: one sentence for the user, cut if it quotes too much.
     """
 
     def __init__(self, stage: str, message: str) -> None:
+        if len(message) > MAX_MESSAGE_CHARACTERS:
+            message = f"{message[:MAX_MESSAGE_CHARACTERS]}..."
         super().__init__(message)
         self.stage = stage
         self.message = message

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from agent.kernel import caps, files, namespaces, pidfd, prctl
+from agent.kernel import caps, files, keys, namespaces, pidfd, prctl
 from agent.runtime import sandbox
 from agent.runtime.bundle import Bundle, read_bundle
 from agent.runtime.cgroups import Cgroups
@@ -204,6 +204,7 @@ def _join(joining: _Joining, parent: socket.socket) -> NoReturn:
         # Until it executes, it holds more than the container may have.
         prctl.forbid_tracing()
         os.setsid()
+        keys.leave_session_keyring()
         sandbox.forget_imports()
         with sandbox.stage("namespaces"):
             namespaces.enter(joining.container, _JOINED)

@@ -29,8 +29,14 @@ class Rest(Enum):
     FULL = "write it as a line: nothing will follow"
 
 
-def format_lines(data: bytes, *, stream: str, now_ns: int, rest: Rest) -> tuple[bytes, int]:
-    """Turn output into entries; return them, and how many bytes of ``data`` they stand for."""
+def format_lines(
+    data: bytes, *, stream: str, now_ns: int, rest: Rest, room_bytes: int
+) -> tuple[bytes, int]:
+    """Turn output into entries; return them, and how many bytes of ``data`` they stand for.
+
+    Args:
+        room_bytes: stop before the entries are longer than this, but not before the first.
+    """
     head = f"{timestamp(now_ns)} {stream}".encode()
     full, part = head + _FULL, head + _PART
     end = data.rfind(b"\n") + 1
@@ -50,7 +56,24 @@ def format_lines(data: bytes, *, stream: str, now_ns: int, rest: Rest) -> tuple[
     while len(tail) > MAX_LINE_BYTES or (tail and rest is Rest.PART):
         entries.append(part + tail[:MAX_LINE_BYTES] + b"\n")
         tail = tail[MAX_LINE_BYTES:]
-    return b"".join(entries), len(data) - len(tail)
+    text = b"".join(entries)
+    if len(text) > room_bytes and len(entries) > 1:
+        return _cut(entries, room_bytes, overhead=len(full) + 1)
+    return text, len(data) - len(tail)
+
+
+def _cut(entries: list[bytes], room_bytes: int, *, overhead: int) -> tuple[bytes, int]:
+    """Return as many whole entries as have room, and how much output they stand for."""
+    size = len(entries[0])
+    count = 1
+    while size + len(entries[count]) <= room_bytes:
+        size += len(entries[count])
+        count += 1
+    taken = entries[:count]
+    # A full line stands for its newline as well; the very last one, which may have had
+    # none, is never among these.
+    newlines = sum(entry.startswith(_FULL, overhead - 1 - len(_FULL)) for entry in taken)
+    return b"".join(taken), size - overhead * count + newlines
 
 
 def timestamp(now_ns: int) -> str:
@@ -90,9 +113,13 @@ class LogFile:
             os.ftruncate(self._descriptor, size)
             self._size = size
 
-    def rotate_if_full(self) -> None:
-        """Rename the files by one and begin a new one, if the newest has its full size."""
-        if self._size < self._max_size_bytes:
+    def room_bytes(self) -> int:
+        """Return how much still fits into the newest file."""
+        return max(0, self._max_size_bytes - self.size())
+
+    def rotate_unless_fits(self, size: int) -> None:
+        """Rename the files by one and begin a new one, if the newest has no room for this."""
+        if self._size == 0 or self._size + size <= self._max_size_bytes:
             return
         self.close()
         for number in range(self._max_files - 1, 0, -1):

@@ -5,7 +5,7 @@ launcher kept. So nothing is taken out of a pipe before it is in the log: output
 spliced into a staging pipe, copied from there, written, and only then drained. A journal
 of one record, in memory that both programs hold, says what was about to be written: with
 it, the next pump knows from the level of the staging pipe whether the log has to be cut
-back. Each step is one system call, which a kill does not tear.
+back, or the drain to be finished.
 """
 
 import os
@@ -42,6 +42,7 @@ class Scratch:
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         pipes.resize(self._writer, STAGING_BYTES)
+        self._null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
     def peek(self, pipe: int) -> bytes:
         """Return what waits in a pipe, or at least the first part of it."""
@@ -49,7 +50,17 @@ class Scratch:
             size = pipes.copy(pipe, self._writer, STAGING_BYTES)
         except BlockingIOError:
             return b""
-        return os.read(self._reader, size)
+        data = os.read(self._reader, size)
+        while len(data) < size:
+            # A container that opened its output with O_DIRECT writes packets, and a read
+            # returns one. What is not read here would get into the log of another.
+            data += os.read(self._reader, size - len(data))
+        return data
+
+    def drain(self, pipe: int, size: int) -> None:
+        """Take bytes out of a pipe that has them."""
+        while size:
+            size -= pipes.discard(pipe, self._null, size)
 
 
 class Journal:
@@ -113,12 +124,17 @@ class Pumping:
         announced = self._journal.read()
         if announced is None:
             return
-        stream, log_size, staged, _ = announced
-        if pipes.waiting_bytes(self._streams[stream].staged) == staged:
-            # It was not drained, so it will be written again. If the log is gone by now,
-            # nothing needs to be cut.
+        number, log_size, staged, used = announced
+        stream = self._streams[number]
+        waiting = pipes.waiting_bytes(stream.staged)
+        if waiting == staged:
+            # Nothing was drained, so all of it will be written again. If the log is gone
+            # by now, nothing needs to be cut.
             with suppress(OSError):
                 self._log.cut(log_size)
+        else:
+            # It was killed while it drained what it had written.
+            self._scratch.drain(stream.staged, waiting - (staged - used))
         self._journal.done()
 
     def _turn(self, index: int) -> None:
@@ -131,43 +147,50 @@ class Pumping:
         except BlockingIOError:
             # A line that comes in many small pieces has filled the staging pipe.
             rest = Rest.PART
-        self._write(index, rest)
+        while self._write(index, rest):
+            pass
         if rest is Rest.FULL and pipes.waiting_bytes(stream.staged) == 0:
             self._end(stream)
 
-    def _write(self, index: int, rest: Rest) -> None:
+    def _write(self, index: int, rest: Rest) -> bool:
+        """Write what fits into one log file; return whether there may be more."""
         stream = self._streams[index]
         staged = pipes.waiting_bytes(stream.staged)
         data = self._scratch.peek(stream.staged)
+        if not data:
+            return False
         if len(data) < staged and rest is Rest.FULL:
             rest = Rest.KEEP
-        entries, used = format_lines(data, stream=stream.name, now_ns=time.time_ns(), rest=rest)
-        if not used:
-            return
         try:
-            self._append(index, entries, staged, used)
+            used = self._append(index, data, staged, rest)
         except OSError:
             # A full disk costs output, not the container's progress.
+            used = len(data)
             self._lost_bytes += used
-        os.read(stream.staged, used)
-        self._journal.done()
+        if used:
+            self._scratch.drain(stream.staged, used)
+            self._journal.done()
+        return 0 < used < staged
 
-    def _append(self, index: int, entries: bytes, staged: int, used: int) -> None:
-        self._log.rotate_if_full()
+    def _append(self, index: int, data: bytes, staged: int, rest: Rest) -> int:
+        """Write entries into the log; return how many bytes of ``data`` they stand for."""
+        form = partial(format_lines, now_ns=time.time_ns(), room_bytes=self._log.room_bytes())
+        entries, used = form(data, stream=self._streams[index].name, rest=rest)
+        if not used:
+            return 0
+        if self._lost_bytes:
+            note = f"{self._lost_bytes} bytes of output could not be written".encode()
+            entries = form(note, stream="stderr", rest=Rest.FULL)[0] + entries
+        self._log.rotate_unless_fits(len(entries))
         log_size = self._log.size()
         self._journal.announce(index, log_size, staged, used)
-        if self._lost_bytes:
-            note = f"{self._lost_bytes} bytes of output could not be written\n".encode()
-            entries = (
-                format_lines(note, stream="stderr", now_ns=time.time_ns(), rest=Rest.KEEP)[0]
-                + entries
-            )
         try:
             self._log.append(entries)
         except OSError:
             self._log.cut(log_size)
             raise
         self._lost_bytes = 0
+        return used
 
     def _end(self, stream: _Stream) -> None:
         self._loop.forget(stream.source)

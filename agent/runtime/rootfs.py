@@ -88,7 +88,9 @@ def _mount_overlay(bundle: Bundle) -> None:
         for layer in (*reversed(bundle.layers), str(bundle.upper), str(bundle.work))
     ]
     *lower, upper, work = (f"/proc/self/fd/{descriptor}" for descriptor in opened)
-    options = f"lowerdir={':'.join(lower)},upperdir={upper},workdir={work},volatile"
+    options = f"lowerdir={':'.join(lower)},upperdir={upper},workdir={work}"
+    # An image is not to say where its own folders are to be found: nofollow.
+    options += ",volatile,redirect_dir=nofollow"
     if len(options) >= os.sysconf("SC_PAGE_SIZE"):
         raise ContainerError("root", f"the image has {len(lower)} layers, more than can be mounted")
     mounts.mount("overlay", "overlay", str(bundle.root), 0, options)

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from agent.kernel import caps, files, namespaces, prctl, signals
+from agent.kernel import caps, files, keys, namespaces, prctl, signals
 from agent.runtime.bundle import Bundle
 from agent.runtime.errors import ContainerError
 from agent.runtime.rootfs import enter_root
@@ -108,6 +108,7 @@ def _set_up(bundle: Bundle, around: Surroundings, parent: socket.socket) -> Iden
     files.close_all_except((parent.fileno(), *around.entrances, *streams.descriptors()))
     prctl.set_name("estiba-init")
     os.setsid()
+    keys.leave_session_keyring()
     os.umask(0)
     with stage("namespaces"):
         if bundle.hostname:
@@ -172,13 +173,14 @@ def identify(user: str) -> Identity:
 def _accounts(path: str) -> str:
     """Return the text of a file of the image; none if it is absent or no regular file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Looked at first, since to open a device of an image may have effects by itself.
+        # Nothing runs in the container yet that could put another file in its place.
+        if not Path(path).is_file():
+            return ""
+        with Path(path).open("rb") as file:
+            return file.read(_MAX_ACCOUNTS_BYTES).decode(errors="replace")
     except OSError:
         return ""
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return ""
-        return file.read(_MAX_ACCOUNTS_BYTES).decode(errors="surrogateescape")
 
 
 def enter_cgroup(entrances: Sequence[int]) -> None:

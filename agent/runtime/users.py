@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 MAX_ID = 2**31 - 1
+MAX_GROUPS = 1000
+MAX_HOME_CHARACTERS = 4096
 
 
 class UserError(ValueError):
@@ -39,7 +41,7 @@ def resolve_user(user: str, passwd: str, group: str) -> Identity:
         group: the text of /etc/group, likewise.
 
     Raises:
-        UserError: a name is not listed, or a number is too large.
+        UserError: a name is not listed, a number is too large, or there are too many groups.
     """
     user_part, colon, group_part = user.partition(":")
     account = _account(user_part or "0", passwd)
@@ -47,6 +49,8 @@ def resolve_user(user: str, passwd: str, group: str) -> Identity:
         return Identity(account.uid, _group_id(group_part, group), (), account.home)
     members = (gid for gid, names in _groups(group).items() if account.name in names)
     groups = tuple(sorted({gid for gid in members if gid != account.gid}))
+    if len(groups) > MAX_GROUPS:
+        raise UserError(f"user {user} is in {len(groups)} groups, more than {MAX_GROUPS}")
     return Identity(account.uid, account.gid, groups if account.name else (), account.home)
 
 
@@ -59,7 +63,8 @@ def _account(user: str, passwd: str) -> _Account:
         uid, gid = _listed(fields[2]), _listed(fields[3])
         if uid is None or gid is None:
             continue
-        found = _Account(fields[0], uid, gid, fields[5] or "/")
+        home = fields[5] if 0 < len(fields[5]) <= MAX_HOME_CHARACTERS else "/"
+        found = _Account(fields[0], uid, gid, home)
         if user == found.name or (number is not None and number == found.uid):
             return found
     if number is None and user != "root":

@@ -1,5 +1,6 @@
 """A pump that is killed between any two of its steps, played with real pipes."""
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -47,14 +48,17 @@ class Output:
         staged = pipes.waiting_bytes(self.pipes.stdout_staged)
         self.journal.announce(0, self.log.size(), staged, used)
 
-    def append(self, data: bytes) -> bytes:
-        now_ns = time.time_ns()
-        entries, _ = format_lines(data, stream="stdout", now_ns=now_ns, rest=Rest.KEEP)
-        self.log.append(entries)
-        return entries
+    def append(self, data: bytes) -> None:
+        self.log.append(entries(data))
 
     def drain(self, used: int) -> None:
         os.read(self.pipes.stdout_staged, used)
+
+
+def entries(data: bytes) -> bytes:
+    return format_lines(
+        data, stream="stdout", now_ns=time.time_ns(), rest=Rest.KEEP, room_bytes=1 << 20
+    )[0]
 
 
 @pytest.fixture
@@ -87,14 +91,21 @@ def test_killed_after_announcing(output: Output) -> None:
 
 def test_killed_in_the_middle_of_writing(output: Output) -> None:
     output.announce(USED)
-    entries, _ = format_lines(SECOND, stream="stdout", now_ns=time.time_ns(), rest=Rest.KEEP)
-    output.log.append(entries[: len(entries) // 2])
+    text = entries(SECOND)
+    output.log.append(text[: len(text) // 2])
     assert output.pump_to_the_end() == ALL
 
 
 def test_killed_after_writing(output: Output) -> None:
     output.announce(USED)
     output.append(SECOND)
+    assert output.pump_to_the_end() == ALL
+
+
+def test_killed_in_the_middle_of_draining(output: Output) -> None:
+    output.announce(USED)
+    output.append(SECOND)
+    output.drain(3)
     assert output.pump_to_the_end() == ALL
 
 
@@ -119,6 +130,25 @@ def test_all_descriptors_are_closed_at_the_end(tmp_path: Path) -> None:
     assert output.pump_to_the_end() == ["one", "two"]
     links = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
     assert not any("estiba-journal" in link for link in links)
+
+
+def test_output_in_packets_is_whole_and_gets_into_no_other_log(tmp_path: Path) -> None:
+    # A container may set O_DIRECT on its output: then a read returns one write, and what a
+    # shorter read leaves is lost. Source: pipe(2), O_DIRECT.
+    loop, scratch = Loop(), Scratch()
+    evil, good = Output(tmp_path / "evil"), Output(tmp_path / "good")
+    fcntl.fcntl(evil.stdout, fcntl.F_SETFL, os.O_DIRECT)
+    for number in range(20):
+        os.write(evil.stdout, f"forged {number}\nnext ".encode())
+    os.write(good.stdout, b"true\n")
+    for output in (evil, good):
+        close_all([output.stdout, output.stderr])
+        log = LogFile(LogSettings(str(output.path)))
+        Pumping(loop, scratch, output.pipes, log, dry=loop.stop).begin()
+        loop.run()
+    forged = ["forged 0", *(f"next forged {number}" for number in range(1, 20)), "next "]
+    assert [line.split(" ", 3)[3] for line in evil.path.read_text().splitlines()] == forged
+    assert [line.split(" ", 3)[3] for line in good.path.read_text().splitlines()] == ["true"]
 
 
 def test_a_full_disk_costs_output_which_is_told_when_there_is_room_again(

@@ -2,7 +2,7 @@
 
 import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.runtime.logfile import MAX_LINE_BYTES, Rest, format_lines, timestamp
@@ -12,8 +12,12 @@ HEAD = b"2026-11-24T11:56:35.123456789Z stdout "
 ENTRY = re.compile(rb"[^\n]{30} stdout ([FP]) ([^\n]*)\n")
 
 
-def entries(data: bytes, rest: Rest = Rest.KEEP) -> tuple[list[tuple[bytes, bytes]], int]:
-    text, used = format_lines(data, stream="stdout", now_ns=NOW_NS, rest=rest)
+def entries(
+    data: bytes, rest: Rest = Rest.KEEP, room_bytes: int = 1 << 30
+) -> tuple[list[tuple[bytes, bytes]], int]:
+    text, used = format_lines(
+        data, stream="stdout", now_ns=NOW_NS, rest=rest, room_bytes=room_bytes
+    )
     found = ENTRY.findall(text)
     assert b"".join(HEAD + tag + b" " + line + b"\n" for tag, line in found) == text
     return found, used
@@ -47,9 +51,17 @@ def test_a_long_line_is_split_and_ends_full() -> None:
     assert entries(b"x" * MAX_LINE_BYTES + b"\n")[0] == [(b"F", b"x" * MAX_LINE_BYTES)]
 
 
+def test_no_more_is_turned_than_has_room_but_for_one_entry() -> None:
+    one = len(HEAD) + len("F one\n")
+    data = b"one\ntwo\nxyz\nend"
+    assert entries(data, Rest.FULL, one - 1) == ([(b"F", b"one")], 4)
+    assert entries(data, Rest.FULL, 2 * one) == ([(b"F", b"one"), (b"F", b"two")], 8)
+    assert entries(data, Rest.FULL, 4 * one)[1] == len(data)
+
+
 pieces = st.lists(
     st.one_of(
-        st.binary(max_size=20),
+        st.binary(min_size=1, max_size=20),
         st.just(b"\n"),
         st.integers(1, 3 * MAX_LINE_BYTES).map(lambda size: b"y" * size),
     ),
@@ -57,18 +69,21 @@ pieces = st.lists(
 )
 
 
-@given(pieces, st.sampled_from(list(Rest)))
+@settings(deadline=None)
+@given(pieces, st.sampled_from([Rest.KEEP, Rest.PART]), st.integers(0, 2 * MAX_LINE_BYTES))
 def test_whatever_the_pieces_the_entries_say_what_was_printed(
-    pieces: list[bytes], rest: Rest
+    pieces: list[bytes], rest: Rest, room_bytes: int
 ) -> None:
     kept = b""
     written: list[tuple[bytes, bytes]] = []
-    for piece in [*pieces, b""]:
-        kept += piece
-        last = Rest.FULL if not piece else (Rest.KEEP if rest is Rest.FULL else rest)
-        found, used = entries(kept, last)
-        written += found
-        kept = kept[used:]
+    for piece in [*pieces, None]:
+        kept += piece or b""
+        while True:
+            found, used = entries(kept, Rest.FULL if piece is None else rest, room_bytes)
+            written += found
+            kept = kept[used:]
+            if not used:
+                break
     assert kept == b""
     printed = b"".join(pieces)
     text = b"".join(line + (b"\n" if tag == b"F" else b"") for tag, line in written)
