@@ -137,6 +137,7 @@ class PresenceWriter:
                 log.warning("%d nodes have to report again: %s", len(holders), error)
                 for holder in holders.values():
                     holder.suspend()
+                await self._clock.sleep(self._backoff.next_s())
             except UnavailableError as error:
                 delay_s = self._backoff.next_s()
                 log.warning("reports wait %.1f s for the store: %s", delay_s, error)
