@@ -1,11 +1,15 @@
 """The relay carries bytes both ways, to the end of each."""
 
 import asyncio
+import gc
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+
+from controlplane.cli.dev.relay import carry
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -59,3 +63,30 @@ async def test_one_connection_that_breaks_harms_no_other(relayed: tuple[str, int
     assert await reader.read() == b"whole"
     writer.close()
     await writer.wait_closed()
+
+
+async def test_the_garbage_collector_takes_no_connection_that_waits_for_its_answer() -> None:
+    arrived, answer = asyncio.Event(), asyncio.Event()
+
+    async def answer_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        arrived.set()
+        await answer.wait()
+        writer.write(b"late")
+        writer.close()
+
+    server = await asyncio.start_server(answer_late, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        relay = asyncio.create_task(carry([(os.dup(listening.fileno()), f"{host}:{port}")]))
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        writer.write_eof()
+        await arrived.wait()
+        gc.collect()
+        answer.set()
+        assert await reader.read() == b"late"
+        writer.close()
+        relay.cancel()
+        await asyncio.wait([relay])
+    server.close()
+    await server.wait_closed()

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from estiba.kit import logs
 
@@ -32,13 +33,13 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 class Carrier:
-    """Accepts on one inherited socket and connects to one address."""
+    """Connects to one address, and carries bytes to it and back."""
 
     def __init__(self, target: str) -> None:
         self._host, _, port = target.rpartition(":")
         self._port = int(port)
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
@@ -67,14 +68,37 @@ async def serve(forwards: Sequence[tuple[int, str]]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(carry(forwards), name="relay.carry")
+        await ended.wait()
+        running.cancel()
+
+
+async def carry(forwards: Sequence[tuple[int, str]]) -> None:
+    """Carry connections until cancelled."""
     servers = []
-    for descriptor, target in forwards:
-        listening = socket.socket(fileno=descriptor)
-        listening.setblocking(False)
-        servers.append(await asyncio.start_server(Carrier(target).accept, sock=listening))
-    await ended.wait()
-    for server in servers:
-        server.close()
+    # A connection whose ends both wait is referred to by nobody but this group: once one of
+    # them is half closed the loop forgets it, and the garbage collector would take it.
+    async with asyncio.TaskGroup() as group:
+        for descriptor, target in forwards:
+            listening = socket.socket(fileno=descriptor)
+            listening.setblocking(False)
+            accept = partial(_accept, group, Carrier(target))
+            servers.append(await asyncio.start_server(accept, sock=listening))
+        try:
+            await asyncio.Future[None]()
+        finally:
+            for server in servers:
+                server.close()
+
+
+def _accept(
+    group: asyncio.TaskGroup,
+    carrier: Carrier,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> None:
+    group.create_task(carrier.carry(reader, writer), name="relay.connection")
 
 
 def main() -> None:
