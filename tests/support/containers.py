@@ -192,6 +192,14 @@ class Node:
                 raise AssertionError(f"not within {PATIENCE_S} s: {what}")
             await asyncio.sleep(0.01)
 
+    async def sweep(self) -> None:
+        """Remove what a launcher that has failed its test could not."""
+        cgroups = self.cgroups
+        for name in cgroups.names():
+            cgroups.kill_all(name)
+            await self.until(lambda name=name: cgroups.remove(name), "its cgroup is empty")  # type: ignore[misc]
+        cgroups.retire()
+
     def _hear(self, ended: ContainerExit) -> None:
         self.ends[ended.container_id] = ended
         self._ended.setdefault(ended.container_id, asyncio.Event()).set()
@@ -220,6 +228,7 @@ async def running_node(folder: Path, layer: Path) -> AsyncIterator[Node]:
                 connection.cancel()
     finally:
         node.stop_all()
+        await node.sweep()
 
 
 def read(pid: int | str, name: str) -> str:
