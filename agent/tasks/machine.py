@@ -9,6 +9,7 @@ record. By (run, state, seq) every record is greater than the one before.
 from dataclasses import dataclass
 
 from agent.tasks.restarts import after_run
+from estiba.kit.text import plain
 from estiba.model import DesiredState, TaskState
 from estiba.v1 import types_pb2 as v1
 from estiba.wire import add_note, seconds, timestamp
@@ -233,7 +234,7 @@ def _go_on(status: v1.TaskStatus, event: _OnTheWay, now_s: float) -> None:
             status.state, status.run, status.message = v1.TASK_STATE_PREPARING, run, message
             _clear_run(status)
         case Progressed(message):
-            status.message = message
+            status.message = plain(message)
         case Prepared(pid, address, digest):
             status.state, status.message = v1.TASK_STATE_READY, ""
             status.pid, status.address, status.image_digest = pid, address, digest
@@ -245,7 +246,9 @@ def _go_on(status: v1.TaskStatus, event: _OnTheWay, now_s: float) -> None:
             status.started_at.CopyFrom(timestamp(now_s))
             status.health = v1.HEALTH_STARTING if checked else v1.HEALTH_UNSPECIFIED
             status.ready = not checked
-        case HealthJudged(health, message):
+        case HealthJudged(health, said):
+            # The container said it.
+            message = plain(said)
             status.health, status.message = health, message
             status.ready = health == v1.HEALTH_HEALTHY
             if health == v1.HEALTH_UNHEALTHY:

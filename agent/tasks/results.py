@@ -3,6 +3,7 @@
 import signal as signals
 
 from agent.tasks.ports import Exit
+from estiba.kit.text import plain
 from estiba.v1 import types_pb2 as v1
 from estiba.wire import timestamp
 
@@ -34,7 +35,8 @@ def unknown(run: int, reason: str, *, started_at_s: float, now_s: float) -> v1.R
 
 
 def never_started(run: int, reason: str, *, now_s: float) -> v1.RunResult:
-    return v1.RunResult(run=run, message=reason, ended_at=timestamp(now_s))
+    # It may quote the image: names of its files, its command, what its registry answers.
+    return v1.RunResult(run=run, message=plain(reason), ended_at=timestamp(now_s))
 
 
 def bytes_for_people(size: int) -> str:

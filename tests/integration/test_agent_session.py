@@ -143,6 +143,25 @@ async def test_an_assigned_task_runs_and_is_reported(node: Node, member: Dispatc
     assert (bundle / "resolv.conf").read_text() == "nameserver 10.0.2.3\n"
 
 
+async def test_words_of_an_image_that_are_no_text_do_not_end_the_agent(
+    node: Node, member: Dispatcher
+) -> None:
+    # JSON can spell halves of characters, which no message can carry; and escapes of terminals.
+    half = "\ud800\x1b[2J"
+    node.images.faults = [ImageError(f"image hello: no platform {half} in the manifest list")]
+    fault = LaunchError("command", f"command not found: {half}{9999 * 'x'}")
+    node.launcher.faults["create"] = [fault]
+    async with node.agent(member):
+        await member.until(lambda: bool(member.hellos))
+        member.assign(assignment())
+        status = await member.status(TASK, lambda status: status.run == 3 and status.ready)
+
+    said = [note.message for note in status.notes]
+    assert "image hello: no platform ??[2J in the manifest list" in said
+    assert any(each.startswith("command not found: ??[2Jxxx") for each in said)
+    assert all(len(each) < 2000 for each in said)
+
+
 async def test_an_ended_container_runs_again_in_the_same_task(
     node: Node, member: Dispatcher
 ) -> None:
