@@ -7,6 +7,7 @@ member goes on with what it has.
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from agent.reporter import Reporter
 from agent.streams import Streams
 from estiba.kit.backoff import Backoff
 from estiba.kit.clock import Clock
+from estiba.kit.seldom import Seldom
 from estiba.kit.tls import MEMBER_CHANNEL_OPTIONS
 from estiba.v1 import dispatcher_pb2 as dispatch
 from estiba.v1 import types_pb2 as v1
@@ -33,6 +35,8 @@ DEFAULT_SILENCE_S = 3.0
 FIRST_RETRY_S = 0.1
 MOST_RETRY_S = 1.0
 REMOVED_RETRY_S = 30.0
+# Of each member: why there is no session with it.
+SAY_EVERY_S = 10.0
 MOST_MESSAGE_BYTES = 64 * 1024 * 1024
 
 CHANNEL_OPTIONS = (
@@ -88,6 +92,7 @@ class Session:
         self._streams = streams
         self._clock = clock
         self._backoff = Backoff(first_s=FIRST_RETRY_S, most_s=MOST_RETRY_S, random=random)
+        self._failing: defaultdict[str, Seldom] = defaultdict(lambda: Seldom(every_s=SAY_EVERY_S))
         self._refused = False
         self._connected = False
 
@@ -105,7 +110,8 @@ class Session:
             except RemovedError as fault:
                 await self._removed(fault)
             except SessionError as fault:
-                log.info("no session with %s: %s", address, fault)
+                if self._failing[address].due(self._clock.monotonic()):
+                    log.info("no session with %s: %s", address, fault)
                 await self._clock.sleep(self._backoff.next_s())
 
     async def _removed(self, fault: RemovedError) -> None:
@@ -160,6 +166,7 @@ class Session:
         if welcome.epoch < known.epoch:
             raise StaleError(f"it is of epoch {welcome.epoch}, but {known.epoch} was accepted")
         log.info("session %s with member %s", welcome.session_id, welcome.member_id)
+        self._failing.clear()
         self._refused = False
         self._connected = True
         self._learn(welcome.member_addresses)

@@ -122,7 +122,7 @@ class Election:
             async with asyncio.timeout(RESIGN_TIMEOUT_S):
                 await self._store.commit([fence], [Delete(keys.LEADER)])
         except (StoreError, TimeoutError) as error:
-            log.info("%s could not resign: %s", self._member_id, error or "no answer")
+            log.info("%s could not resign: %s", self._member_id, str(error) or "no answer")
 
 
 async def keep_registered(

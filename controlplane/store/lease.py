@@ -16,11 +16,13 @@ from controlplane.errors import OutcomeUnknownError, StoreError, UnavailableErro
 from controlplane.store.protocol import Store
 from estiba.kit.clock import Clock
 from estiba.kit.race import race
+from estiba.kit.seldom import Seldom
 
 log = logging.getLogger(__name__)
 
 GIVEN_UP = 0.1
 RETRY_DELAY_S = 0.2
+SAY_EVERY_S = 10.0
 REVOKE_TIMEOUT_S = 1.0
 
 
@@ -136,6 +138,7 @@ class LeaseKeeper:
 
     async def _grant(self, *, after: int) -> Lease:
         """Ask until there is a new lease; first make sure that the former one is over."""
+        failing = Seldom(every_s=SAY_EVERY_S)
         while True:
             try:
                 if after:
@@ -143,7 +146,8 @@ class LeaseKeeper:
                 asked_at_s = self._clock.monotonic()
                 granted = await self._store.grant(self._ttl_s)
             except (UnavailableError, OutcomeUnknownError) as error:
-                log.warning("no lease yet, trying again: %s", error)
+                if failing.due(self._clock.monotonic()):
+                    log.warning("no lease yet, trying again: %s", error)
                 await self._clock.sleep(RETRY_DELAY_S)
                 continue
             lease = Lease(granted, ttl_s=self._ttl_s, asked_at_s=asked_at_s, clock=self._clock)
@@ -182,13 +186,15 @@ class LeaseKeeper:
 
     async def _renew_in_loop(self, lease: Lease) -> None:
         delay_s = self._ttl_s / 3
+        failing = Seldom(every_s=SAY_EVERY_S)
         while True:
             await self._clock.sleep(delay_s)
             asked_at_s = self._clock.monotonic()
             try:
                 ttl_s = await self._store.renew(lease.id)
             except UnavailableError as error:
-                log.warning("lease %x: %s", lease.id, error)
+                if failing.due(asked_at_s):
+                    log.warning("lease %x: %s", lease.id, error)
                 delay_s = RETRY_DELAY_S
                 continue
             if ttl_s == 0.0:
@@ -205,12 +211,14 @@ class LeaseKeeper:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         delay_s = self._ttl_s / 3
+        failing = Seldom(every_s=SAY_EVERY_S)
         while not stop.wait(delay_s):
             asked_at_s = self._clock.monotonic()
             try:
                 ttl_s = client.renew(lease.id, timeout_s=self._ttl_s / 5)
             except UnavailableError as error:
-                log.warning("lease %x: %s", lease.id, error)
+                if failing.due(asked_at_s):
+                    log.warning("lease %x: %s", lease.id, error)
                 delay_s = RETRY_DELAY_S
                 continue
             if ttl_s == 0.0:

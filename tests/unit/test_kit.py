@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estiba.kit.backoff import Backoff
+from estiba.kit.seldom import Seldom
 from estiba.kit.tls import Identity, Role, identity_of
 from estiba.kit.workqueue import WorkQueue
 
@@ -114,3 +115,10 @@ def test_a_certificate_without_exactly_one_role_of_ours_is_nobody(
 ) -> None:
     with pytest.raises(ValueError, match=r"estiba|subject|somebody"):
         identity_of(certificate(*attributes))
+
+
+def test_what_lasts_is_said_at_once_and_then_seldom() -> None:
+    failing = Seldom(every_s=10)
+    assert [now_s for now_s in range(100, 125) if failing.due(now_s)] == [100, 110, 120]
+    failing.reset()
+    assert failing.due(125)
