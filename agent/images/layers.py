@@ -29,6 +29,8 @@ from agent.images.unpack import unpack
 from agent.kernel.syncfs import syncfs
 
 MAX_UNPACKING = 2
+# What tarfile raises for headers that say what no header should.
+MALFORMED = (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError)
 
 
 class Layers:
@@ -129,7 +131,7 @@ class Layers:
             settle(folder, final)
         except ImageError as error:
             raise ImageError(f"layer {diff_id}: {error}") from error
-        except (*DAMAGE, tarfile.TarError, RecursionError) as error:
+        except (*DAMAGE, *MALFORMED) as error:
             raise ImageError(f"layer {diff_id}: cannot be unpacked: {_reason(error)}") from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -131,6 +131,9 @@ class _Unpacker:
     def _write(
         self, archive: tarfile.TarFile, entry: tarfile.TarInfo, folder: int, name: str
     ) -> None:
+        if entry.issparse():
+            # A kilobyte of archive could stand for more zeros than any disk holds.
+            raise ImageError(f"entry {entry.name!r} is a sparse file, which layers may not have")
         content = archive.extractfile(entry)
         if content is None:
             raise ImageError(f"entry {entry.name!r} has no content")

@@ -344,6 +344,15 @@ async def test_a_hard_link_to_a_symbolic_link_is_one_to_the_link_itself(
         ((file("f", uid=1 << 40),), "entry 'f': "),
         ((file("x" * 300),), "File name too long"),
         ((file("f", pax_headers={"comment": "x" * (5 << 20)}),), "a header in it is too large"),
+        # tarfile takes these for numbers without a look.
+        ((file("f", pax_headers={"GNU.sparse.map": "a,b"}),), "cannot be unpacked"),
+        ((file("f", pax_headers={"GNU.sparse.size": "x"}),), "cannot be unpacked"),
+        ((file("f", pax_headers={"GNU.sparse.realsize": "x"}),), "cannot be unpacked"),
+        # A terabyte of zeros in one kilobyte.
+        (
+            (file("f", pax_headers={"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 40)}),),
+            "is a sparse file, which layers may not have",
+        ),
     ],
 )
 async def test_what_no_layer_may_do_is_refused_in_one_sentence_and_leaves_nothing(
@@ -412,7 +421,11 @@ async def test_an_empty_layer_is_an_empty_folder(unpacked: Unpacked) -> None:
 
 
 async def test_many_who_want_one_layer_share_one_folder(unpacked: Unpacked) -> None:
-    paths = await asyncio.gather(*(unpacked.add(file("f")) for _ in range(10)))
+    one = layer(file("f"))
+    blob = unpacked.root / "blob"
+    blob.write_bytes(one.blob().content)
+
+    paths = await asyncio.gather(*(unpacked.layers.add(one.diff_id, blob) for _ in range(10)))
 
     assert len(set(paths)) == 1
 
