@@ -23,13 +23,13 @@ from controlplane.loops.drafts import Draft, Transaction
 from controlplane.loops.fenced import OWN_CONDITIONS, FencedStore
 from controlplane.loops.instruments import Instruments
 from controlplane.loops.settings import NetworkSettings, Timing
+from controlplane.loops.templates import Templates
 from controlplane.loops.view import View
-from controlplane.orchestrator import CreateTask, Decision, plan_service, templates_to_delete
-from controlplane.orchestrator.reaping import TEMPLATES_KEPT
+from controlplane.orchestrator import CreateTask, Decision, plan_service
 from controlplane.scheduler import Placement, Request, place
 from controlplane.store import keys
 from controlplane.store.cache import Cache
-from controlplane.store.protocol import MAX_TXN_OPS, Delete, Fence, Store, Unchanged
+from controlplane.store.protocol import Fence, Store
 from estiba.kit.backoff import Backoff
 from estiba.kit.clock import Clock
 from estiba.kit.workqueue import WorkQueue
@@ -79,6 +79,7 @@ class Planner:
         self._store = FencedStore(store, fence)
         self._blocks = Blocks(self._store, cache, network)
         self._view = View(cache, clock)
+        self._templates = Templates(self._store, cache, self._view, clock)
         self._view_moved = asyncio.Event()
         self._queue: WorkQueue[ServiceId] = WorkQueue()
         self._queued_at_s: dict[ServiceId, float] = {}
@@ -172,7 +173,8 @@ class Planner:
             await self._store.void_unanswered()
             self._unanswered = False
             await self._cache.catch_up()
-        await self._cache.wait_for(self._written, timeout_s=CATCH_UP_S)
+        written = max(self._written, self._templates.written)
+        await self._cache.wait_for(written, timeout_s=CATCH_UP_S)
         await self._view_reaches(self._cache.revision)
 
     async def _view_reaches(self, revision: int) -> None:
@@ -197,7 +199,9 @@ class Planner:
             raise
         await self._cache.wait_for(self._written, timeout_s=CATCH_UP_S)
         for service_id in service_ids:
-            await self._delete_templates(service_id)
+            again_after_s = await self._templates.clean(service_id)
+            if again_after_s is not None:
+                self._wake_after(service_id, again_after_s)
         await self._blocks.release(self._view.gone_nodes, within_s=CATCH_UP_S)
 
     async def _decide(self, service_id: ServiceId, plan: _Plan, *, now_s: float) -> None:
@@ -329,24 +333,6 @@ class Planner:
         for draft in transaction.drafts:
             if draft.block is not None:
                 self._instruments.scheduling_latency.observe(now_s - queued_at_s[draft.slot[0]])
-
-    async def _delete_templates(self, service_id: ServiceId) -> None:
-        generations = self._view.generations.get(service_id, set())
-        service = self._view.service(service_id)
-        if not generations or (service is not None and len(generations) <= TEMPLATES_KEPT):
-            return
-        current = service.template_generation if service is not None else None
-        tasks = self._view.tasks_of(service_id)
-        doomed = sorted(templates_to_delete(generations, tasks, current=current))
-        for start in range(0, len(doomed), MAX_TXN_OPS - OWN_CONDITIONS):
-            part = [
-                keys.template(service_id, generation)
-                for generation in doomed[start : start + MAX_TXN_OPS - OWN_CONDITIONS]
-            ]
-            self._written = await self._store.commit(
-                [Unchanged(key, self._cache.key_revision(key)) for key in part],
-                [Delete(key) for key in part],
-            )
 
     # ------------------------------------------------------------------ turns
 
