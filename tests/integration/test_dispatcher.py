@@ -145,6 +145,63 @@ async def test_a_node_that_does_not_answer_becomes_a_warning(
         assert any("node-2 does not answer" in warning for warning in nodes.warnings)
 
 
+@pytest.mark.parametrize("member", [0, 1])
+async def test_a_reader_that_pauses_makes_the_node_pause_and_one_that_leaves_ends_its_stream(
+    plane: ControlPlane, control: "Control", member: int
+) -> None:
+    sent, ended = 0, asyncio.Event()
+
+    async def flood(sessions: RemoteSessions, asked: dispatch.Open) -> None:
+        async def frames() -> AsyncIterator[dispatch.Frame]:
+            nonlocal sent
+            yield dispatch.Frame(stream_id=asked.stream_id)
+            line = pb.LogLine(task_id=asked.purpose.logs.task_ids[0], line=b"x" * 65_536)
+            while True:
+                sent += 1
+                line.at.CopyFrom(wire.timestamp(float(sent)))
+                yield dispatch.Frame(logs=pb.LogsResponse(lines=[line]))
+
+        try:
+            async for _ in sessions.stub.Carry(frames()):
+                pass
+        except aio.AioRpcError:
+            pass
+        finally:
+            ended.set()
+
+    name = f"flood-{member}"
+    # The user asks the first member; the node is with the first, or with the second.
+    async with agent(plane, "n1", member=member) as node:
+        await ready(control, "node-1")
+        service = v1.Service(metadata=v1.Metadata(name=name), spec=spec(replicas=1))
+        await control.CreateService(pb.CreateServiceRequest(service=service))
+
+        async def runs() -> bool:
+            return len(node.running()) == 1
+
+        await eventually(runs, within_s=10, what="the task runs")
+        async with plane.channel("n1", member=member) as bulk:
+            sessions = RemoteSessions(bulk)
+            carrying: list[asyncio.Task[None]] = []
+            node.on_open = lambda asked: carrying.append(
+                asyncio.create_task(flood(sessions, asked))
+            )
+            responses = control.Logs(pb.LogsRequest(service=name, follow=True))
+            async with asyncio.timeout(10):
+                await anext(aiter(responses))
+                before = -1
+                while before != sent:
+                    before = sent
+                    await asyncio.sleep(1)
+            # What lies in buffers on the way, which are not ours, is some megabytes.
+            assert sent < 1000
+            responses.cancel()
+            async with asyncio.timeout(5):
+                await ended.wait()
+            await asyncio.gather(*carrying)
+        await control.DeleteService(pb.DeleteServiceRequest(service=name))
+
+
 async def test_a_silent_node_is_down_within_six_seconds_and_ready_when_it_returns(
     plane: ControlPlane, control: "Control"
 ) -> None:
