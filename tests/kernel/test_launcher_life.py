@@ -288,12 +288,20 @@ async def test_a_removal_cut_short_is_finished_by_the_next_launcher(node: Node) 
     assert cgroup_folders(node.cgroup_parent) == []
 
 
+async def test_a_record_cut_short_leaves_the_one_before_it(node: Node) -> None:
+    pid = await node.run("c", *FOREVER)
+    node.kill("launcher")
+    with (node.folder / "state/c.json").open("a") as record:
+        record.write('\n{"boot": "')
+    node.start_launcher()
+    assert (await info(node, "c")).pid == pid
+
+
 async def test_records_that_make_no_sense_are_dropped_with_their_containers(node: Node) -> None:
     pid = await node.run("c", *FOREVER)
     node.kill("launcher")
     (node.folder / "state/c.json").write_text("")
     (node.folder / "state/d.json").write_text('{"id": "d"}')
-    (node.folder / "state/e.tmp").write_text("half")
     node.start_launcher()
     await node.until(lambda: not alive(pid), "what is unrecorded is killed")
     await node.until(lambda: cgroup_folders(node.cgroup_parent) == [], "its cgroup is gone")
