@@ -6,10 +6,10 @@ warning among the lines.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Collection, Iterable
 from contextlib import aclosing
 
-from controlplane.api import lookup
+from controlplane.api import hearsay, lookup
 from controlplane.api.pipe import Pipe
 from controlplane.api.streams import Streams
 from controlplane.errors import CompactedError, EstibaError, InvalidError, UnavailableError
@@ -142,12 +142,12 @@ class _Reading:
         if marks:
             purpose.tail = 0
             purpose.since.CopyFrom(wire.timestamp(min(marks.values())))
-        already = dict(marks)
+        already, asked = dict(marks), frozenset(task_ids)
         opened = self._streams.open(node_id, dispatch.Purpose(logs=purpose))
         async with opened as frames, aclosing(frames):
             async for frame in frames:
                 if frame.HasField("logs"):
-                    response = self._response(frame.logs, node_id, already, marks)
+                    response = self._response(frame.logs, node_id, asked, already, marks)
                     if response.lines or response.warnings:
                         await self.pipe.put(response)
                 elif frame.HasField("end") and frame.end.error:
@@ -155,11 +155,19 @@ class _Reading:
                     await self.pipe.put(control.LogsResponse(warnings=[warning]))
 
     def _response(
-        self, said: control.LogsResponse, node_id: str, already: Marks, marks: Marks
+        self,
+        said: control.LogsResponse,
+        node_id: str,
+        asked: Collection[str],
+        already: Marks,
+        marks: Marks,
     ) -> control.LogsResponse:
         """Return what is new in a node's frame, with the names that only we know."""
         response = control.LogsResponse(warnings=said.warnings)
         for line in said.lines:
+            if line.task_id not in asked or not hearsay.is_time(line.at):
+                # A node has nothing to say for the tasks of others.
+                continue
             source = (line.task_id, line.stderr)
             at_s = wire.seconds(line.at)
             if at_s <= already.get(source, 0.0):

@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
+from controlplane.api import hearsay
 from controlplane.api.assignments import AssignmentBuilder, NodeAssignments
 from controlplane.api.node_register import NodeRegister, removed
 from controlplane.api.presence_writer import PresenceWriter
@@ -204,7 +205,7 @@ class Sessions:
 
         Raises:
             DeniedError: the node was removed from the cluster.
-            InvalidError: the agent's first message is no hello.
+            InvalidError: the agent's first message is no hello, or it says what cannot be.
             UnavailableError: the agent had better come again, here or at another member.
         """
         hello = await self._hello(node_id, incoming)
@@ -251,15 +252,16 @@ class Sessions:
         return hello
 
     async def _open(self, node_id: str, hello: dispatch.Hello) -> tuple[Session, v1.Node]:
+        described = hearsay.description(hello.description)
         node = await self._register.ensure(
-            node_id, hello.description.hostname, within_s=self._timing.hello_within_s
+            node_id, described.hostname, within_s=self._timing.hello_within_s
         )
         lease = self._membership.lease
         if not lease:
             raise UnavailableError("this member has no lease at the moment")
         session = self._new_session(node_id)
         self._watched.setdefault(node_id, []).append(session)
-        status = self._status(node, v1.NODE_STATE_READY, "", hello.description)
+        status = self._status(node, v1.NODE_STATE_READY, "", described)
         try:
             session.opened_at = await self._register.claim(node_id, session.presence, lease, status)
         except (DeniedError, LeaseEndedError, UnavailableError):
@@ -326,7 +328,8 @@ class Sessions:
                 log.warning("node %s reports on task %s of another", session.node_id, each.task_id)
                 continue
             if wire.report_order(each.status) > wire.report_order(task.status):
-                value = each.status.SerializeToString(deterministic=True)
+                status = hearsay.task_status(each.status)
+                value = status.SerializeToString(deterministic=True)
                 statuses.append(Put(keys.task_status(each.task_id), value))
         stored = dispatch.MemberMessage(stored=dispatch.ReportStored(number=report.number))
         self._writer.put(session, statuses, then=lambda: session.send(stored))

@@ -84,9 +84,11 @@ class SimulatedAgent:
             if task.status.state == v1.TASK_STATE_RUNNING
         ]
 
-    def claim(self, task_id: str, state: v1.TaskState.ValueType) -> None:
+    def claim(
+        self, task_id: str, state: v1.TaskState.ValueType, *, run: int = 1, message: str = ""
+    ) -> None:
         """Report on a task, whether or not it is this node's."""
-        status = v1.TaskStatus(state=state, run=1, ready=True)
+        status = v1.TaskStatus(state=state, run=run, ready=True, message=message)
         self._unacknowledged[task_id] = status
         self._work.set()
 
