@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from estiba.kit.text import plain
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -63,7 +65,8 @@ def warn(sentences: Sequence[str]) -> None:
 
 def say(sentence: str) -> None:
     """Tell a person something, apart from the data."""
-    click.echo(f"estiba: {sentence}", err=True)
+    # Some of it is what nodes said.
+    click.echo(f"estiba: {plain(sentence)}", err=True)
 
 
 def on_terminal() -> bool:

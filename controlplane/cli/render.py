@@ -6,6 +6,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from controlplane.cli.units import show_bytes, show_cpus, show_span
+from estiba.kit.text import plain
 from estiba.v1 import control_pb2, types_pb2
 
 NOTHING = "-"
@@ -49,8 +50,8 @@ _AVAILABILITIES = {
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Align columns by spaces; the last one is not padded. Line ends inside cells become spaces."""
-    lines = [list(titles), *([" ".join(cell.split()) for cell in row] for row in rows)]
+    """Align columns by spaces; the last one is not padded. Cells are one line, and printable."""
+    lines = [list(titles), *([" ".join(plain(cell).split()) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
     return "".join(
         "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -140,7 +141,7 @@ def current_state(task: types_pb2.Task, *, now_s: float) -> str:
         since = status.started_at
     words += f" {show_span(now_s - seconds(since))}"
     if status.health != types_pb2.HEALTH_UNSPECIFIED and not ended(task):
-        words += f", {_HEALTHS[status.health]}"
+        words += f", {_HEALTHS.get(status.health, 'health unknown')}"
     if status.run > 1:
         words += f", run {status.run}"
     return words
@@ -186,7 +187,7 @@ def _share(show: Callable[[int], str], used: int, capacity: int, *, known: bool)
 
 
 def node_state(node: types_pb2.Node) -> str:
-    words = _NODE_STATES[node.status.state]
+    words = _NODE_STATES.get(node.status.state, "unknown")
     ready = node.status.state == types_pb2.NODE_STATE_READY
     return words if ready or not node.status.message else f"{words}: {node.status.message}"
 
@@ -235,7 +236,7 @@ def progress(service: types_pb2.Service) -> str:
     words = f"{service.metadata.name} {status.running}/{service.spec.replicated.replicas}"
     if status.updated < status.running:
         words += f", {status.updated} updated"
-    return words if status.converged or not status.message else f"{words}: {status.message}"
+    return words if status.converged or not status.message else f"{words}: {plain(status.message)}"
 
 
 def task_lines(
@@ -246,7 +247,7 @@ def task_lines(
     present.sort(key=lambda task: task.status.ready)
     lines = []
     for task in present[:most]:
-        why = "" if task.status.ready else reason(task)
+        why = "" if task.status.ready else plain(reason(task))
         state = current_state(task, now_s=now_s)
         lines.append(f"  {task_name(task, service)}  {state}" + (f"  {why}" if why else ""))
     if len(present) > most:

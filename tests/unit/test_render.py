@@ -160,3 +160,18 @@ def test_the_cluster_names_its_leader() -> None:
     lines = render.cluster(answer, now_s=NOW_S).splitlines()
     assert lines[-2].split()[:2] == ["m1", "leader"]
     assert lines[-1].split()[0] == "m2"
+
+
+def test_no_word_of_a_container_or_node_is_obeyed_by_the_terminal() -> None:
+    one = task(1)
+    one.status.state = types_pb2.TASK_STATE_WAITING
+    one.status.message = "\x1b[2J\x1b]0;all is well\x07\u202ebroken"
+    one.status.health = 77  # type: ignore[assignment]
+    found = [one]
+    table = render.tasks(found, {}, {"n": "n1\x1b[0m"}, now_s=NOW_S)
+    lines = render.task_lines(service(), found, most=5, now_s=NOW_S)
+    progress = render.progress(service(message=one.status.message))
+    for shown in (*table.splitlines(), *lines, progress):
+        assert shown.isprintable()
+    assert "health unknown" in table
+    assert "?[2J?]0;all is well??broken" in progress
