@@ -61,6 +61,9 @@ async def read_page(
         InvalidError: the token is not ours.
     """
     position = Position.parse(token)
+    if token and not (position.key.startswith(prefix) and 0 < position.revision < 1 << 63):
+        # Whoever makes tokens up would read what else the store keeps.
+        raise InvalidError([("page_token", "is none that this list has returned")])
     size = min(size or DEFAULT_SIZE, LARGEST_SIZE)
     items: list[T] = []
     total_bytes = 0

@@ -198,7 +198,14 @@ async def test_all_pages_of_a_list_belong_to_the_revision_of_the_first(
 
 
 async def test_a_page_token_that_is_none_is_refused(first: "Control") -> None:
-    for token in ("nonsense", base64.urlsafe_b64encode(b"x y").decode()):
+    forged = (
+        b"x y",
+        b"1 /estiba/",
+        b"1 ",
+        b"-1 /estiba/service/a",
+        b"%d /estiba/service/a" % 10**30,
+    )
+    for token in ("nonsense", *(base64.urlsafe_b64encode(each).decode() for each in forged)):
         async with Refused(grpc.StatusCode.INVALID_ARGUMENT) as refused:
             await first.ListServices(pb.ListServicesRequest(page_token=token))
         assert refused.message.startswith("page_token: ")
