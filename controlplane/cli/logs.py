@@ -98,33 +98,55 @@ def _responses(
     """Yield what is written; while following, go on at another member when one breaks off."""
     from controlplane.cli.connection import NoAnswerError
 
-    seen: dict[str, int] = {}
+    seen = Seen()
     while True:
         try:
             for response in connection.stream(lambda stub: stub.Logs, request):
-                fresh = [line for line in response.lines if _is_news(line, seen)]
+                fresh = [line for line in response.lines if seen.is_news(line)]
                 del response.lines[:]
                 response.lines.extend(fresh)
                 yield response
         except NoAnswerError:
             if not request.follow:
                 raise
-            if seen:
-                request.since.FromNanoseconds(min(seen.values()))
+            since = seen.begin_again()
+            if since is not None:
+                request.since.FromNanoseconds(since)
                 request.tail = 0
             time.sleep(PAUSE_S)
         else:
             return
 
 
-def _is_news(line: "control_pb2.LogLine", seen: dict[str, int]) -> bool:
-    """Return whether a task's line is later than what was seen of it, and remember it."""
-    at = line.at.ToNanoseconds()
-    key = f"{line.task_id} {line.stderr}"
-    if at < seen.get(key, 0):
-        return False
-    seen[key] = at
-    return True
+class Seen:
+    """What has been shown of each task's streams, so that another member's answer adds to it."""
+
+    def __init__(self) -> None:
+        # When the last line shown was written, and how many lines of that moment were shown.
+        self._last: dict[tuple[str, bool], tuple[int, int]] = {}
+        # How many of those come again.
+        self._again: dict[tuple[str, bool], int] = {}
+
+    def begin_again(self) -> int | None:
+        """Return since when to ask the next member; None if nothing was shown yet."""
+        self._again = {key: count for key, (_, count) in self._last.items()}
+        return min((at for at, _ in self._last.values()), default=None)
+
+    def is_news(self, line: "control_pb2.LogLine") -> bool:
+        """Return whether a line was not shown yet, and remember it."""
+        key = (line.task_id, line.stderr)
+        at = line.at.ToNanoseconds()
+        last, count = self._last.get(key, (0, 0))
+        if at < last:
+            return False
+        if at > last:
+            self._last[key] = (at, 1)
+            return True
+        if self._again.get(key, 0):
+            self._again[key] -= 1
+            return False
+        self._last[key] = (at, count + 1)
+        return True
 
 
 class _Writer:
