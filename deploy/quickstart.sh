@@ -68,10 +68,12 @@ step 'An answer from each replica, asked on its own node'
     printf '%s at %s: %s\n' "$name" "$address" "$answer"
   done
 
+elsewhere=
+[ "$folder" = /var/lib/estiba-dev ] || elsewhere=" ESTIBA_DIR=\"$folder\""
 cat >&2 <<END
 
 What to type next:
-  export PATH="$root/.venv/bin:\$PATH"
+  export PATH="$root/.venv/bin:\$PATH"$elsewhere
   estiba service scale hello=10
   estiba service logs --tail 5 hello
   estiba node ls
