@@ -37,9 +37,13 @@ async def agents(plane: ControlPlane) -> AsyncIterator[list[SimulatedAgent]]:
         try:
             yield simulated
         finally:
+            # Raises what has ended one before its time.
+            ended = [task for task in running if task.done()]
             for task in running:
                 task.cancel()
             await asyncio.wait(running)
+            for task in ended:
+                task.result()
 
 
 async def _agent(

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -178,9 +178,11 @@ class RemoteSessions:
         call = self.stub.Session()
 
         async def say() -> None:
-            async for message in incoming:
-                await call.write(message)
-            await call.done_writing()
+            # Not to be written to any more: the call is over, and `hear` says why.
+            with suppress(asyncio.InvalidStateError):
+                async for message in incoming:
+                    await call.write(message)
+                await call.done_writing()
             await asyncio.Event().wait()
 
         async def hear() -> None:
