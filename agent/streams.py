@@ -73,7 +73,7 @@ class Carrier:
                 await call.read()
                 filling.cancel()
         except* (grpc.aio.AioRpcError, asyncio.InvalidStateError) as faults:
-            log.info("stream %s ended: %s", opened.stream_id, faults.exceptions[0])
+            log.info("stream %s ended early: %s", opened.stream_id, _why(faults.exceptions[0]))
         finally:
             call.cancel()
 
@@ -87,3 +87,14 @@ class Carrier:
     async def close(self) -> None:
         if self._channel is not None:
             await self._channel.close()
+
+
+def _why(fault: BaseException) -> str:
+    """Say in a few words why a stream ended before all was carried.
+
+    grpc.aio tells a writer that the other side has ended the call by INTERNAL, or by
+    InvalidStateError once it has seen the end itself.
+    """
+    if not isinstance(fault, grpc.aio.AioRpcError) or fault.code() is grpc.StatusCode.INTERNAL:
+        return "its reader has gone"
+    return f"{fault.code().name}: {fault.details()}"

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import grpc
 
@@ -119,6 +119,8 @@ class Dispatcher(DispatcherServicer):
         first = await anext(request_iterator)
         frames = self._streams[first.stream_id]
         async for frame in request_iterator:
+            if first.stream_id not in self._streams:
+                return
             await frames.put(frame)
         return
         yield dispatch.Frame()
@@ -148,7 +150,7 @@ class Dispatcher(DispatcherServicer):
         if self._outgoing is not None:
             self._outgoing.put_nowait(dispatch.MemberMessage(assignments=assignments))
 
-    async def open(self, purpose: dispatch.Purpose) -> AsyncIterator[dispatch.Frame]:
+    async def open(self, purpose: dispatch.Purpose) -> AsyncGenerator[dispatch.Frame, None]:
         """Ask the agent for a stream and yield its frames, the end frame included."""
         assert self._outgoing is not None
         stream_id = f"stream-{next(self._numbers)}"
@@ -156,12 +158,18 @@ class Dispatcher(DispatcherServicer):
         frames = self._streams[stream_id] = asyncio.Queue(maxsize=4)
         opened = dispatch.Open(stream_id=stream_id, purpose=purpose)
         self._outgoing.put_nowait(dispatch.MemberMessage(open=opened))
-        while True:
-            async with asyncio.timeout(WITHIN_S):
-                frame = await frames.get()
-            yield frame
-            if frame.HasField("end"):
-                return
+        try:
+            while True:
+                async with asyncio.timeout(WITHIN_S):
+                    frame = await frames.get()
+                yield frame
+                if frame.HasField("end"):
+                    return
+        finally:
+            del self._streams[stream_id]
+            # Whoever waits for room goes on, and finds that nobody reads any more.
+            while not frames.empty():
+                frames.get_nowait()
 
     # ---------------------------------------------------------------- waiting
 

@@ -4,124 +4,27 @@ Real gRPC and TLS; launcher, images and network are faulty on demand.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import grpc
 import pytest
 
-from agent.assembly import Agent, Parts
-from agent.config import Config
 from agent.errors import ImageError, LauncherLostError, LaunchError, NetworkError
-from estiba.kit.clock import SystemClock
-from estiba.model import Resources
 from estiba.v1 import dispatcher_pb2 as dispatch
 from estiba.v1 import types_pb2 as v1
 from estiba.wire import duration, report_order
-from tests.support.certificates import Certificates, issue
+from tests.support.agent_node import (
+    IS_RUNNING,
+    REMOVE,
+    SHUTDOWN,
+    TASK,
+    Node,
+    assignment,
+    in_state,
+    told_later,
+)
+from tests.support.certificates import Certificates
 from tests.support.dispatcher import Dispatcher
-from tests.support.faults import FakeCgroups, FakeImages, FakeLauncher, FakeNetwork, FakeResult
-from tests.support.waiting import eventually
-
-RUNNING, SHUTDOWN = v1.DESIRED_STATE_RUNNING, v1.DESIRED_STATE_SHUTDOWN
-REMOVE = v1.DESIRED_STATE_REMOVE
-TASK = "web0001.1.1.1"
-ATTACHMENT = v1.NetworkAttachment(network_id="default", cidr="10.10.0.0/16", block="10.10.1.0/24")
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return issue(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-async def member(certificates: Certificates) -> AsyncIterator[Dispatcher]:
-    dispatcher = Dispatcher()
-    await dispatcher.start(certificates.of("estibad-1"))
-    yield dispatcher
-    await dispatcher.stop()
-
-
-@dataclass
-class Node:
-    """A machine on which an agent is started, and started again."""
-
-    folder: Path
-    certificates: Certificates
-    launcher: FakeLauncher = field(default_factory=FakeLauncher)
-    images: FakeImages = field(default_factory=FakeImages)
-    network: FakeNetwork = field(default_factory=FakeNetwork)
-
-    def config(self, *members: str) -> Config:
-        return Config(
-            node_id="node-1",
-            hostname="n1",
-            members=members,
-            state_dir=self.folder,
-            launcher_socket=self.folder / "launcher.sock",
-            cgroup_parent="/estiba-test",
-            address="127.0.0.1",
-            metrics_listen="127.0.0.1:0",
-            metrics_advertise="127.0.0.1:7490",
-            nameservers=("10.0.2.3",),
-            log_level="info",
-            tls=self.certificates.of("n1"),
-            registries={},
-            capacity=Resources(4_000_000_000, 8 << 30),
-        )
-
-    @asynccontextmanager
-    async def agent(self, *members: Dispatcher) -> AsyncIterator[None]:
-        parts = Parts(self.launcher, self.images, self.network, FakeCgroups(), SystemClock())
-        agent = Agent(self.config(*(member.address for member in members)), parts)
-        running = asyncio.create_task(agent.run(), name="test.agent")
-        try:
-            yield
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            if not running.cancelled():
-                running.result()
-
-
-@pytest.fixture
-async def node(tmp_path: Path, certificates: Certificates) -> Node:
-    return Node(tmp_path, certificates)
-
-
-def assignment(
-    task_id: str = TASK,
-    *,
-    slot: int = 1,
-    desired: "v1.DesiredState.ValueType" = RUNNING,
-    health: v1.HealthCheck | None = None,
-    resources: v1.Resources | None = None,
-) -> dispatch.Assignment:
-    container = v1.ContainerSpec(image="hello", stop_grace_period=duration(0.2), health=health)
-    return dispatch.Assignment(
-        task_id=task_id,
-        service_id="web0001",
-        service_name="web",
-        slot=slot,
-        desired=desired,
-        template=v1.TaskTemplate(container=container, resources=resources),
-        attachments=[ATTACHMENT],
-    )
-
-
-def in_state(*states: "v1.TaskState.ValueType") -> Callable[[v1.TaskStatus], bool]:
-    return lambda status: status.state in states
-
-
-IS_RUNNING = in_state(v1.TASK_STATE_RUNNING)
-
-
-async def told_later(true: Callable[[], bool]) -> None:
-    """Wait for what no message tells."""
-    await asyncio.to_thread(eventually, true, within_s=20, what="what the test waits for")
-
+from tests.support.faults import FakeResult
 
 # ---------------------------------------------------------------------------------------- tasks
 
@@ -532,94 +435,3 @@ async def test_an_unacknowledged_report_is_sent_again_in_the_next_session(
         await member.stop()
         await member.start(certificates.of("estibad-1"), address=address)
         await member.status(TASK, IS_RUNNING)
-
-
-# ------------------------------------------------------------------------------------- streams
-
-
-def write_log(node: Node, run: int, *texts: str, rotation: str = "") -> None:
-    folder = node.folder / "logs" / TASK
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{run}.log{rotation}").open("a") as file:
-        for text in texts:
-            file.write(f"2026-11-24T10:00:0{run}.123456789Z stdout F {text}\n")
-
-
-async def said(member: Dispatcher, **request: object) -> list[str]:
-    logs = dispatch.ReadLogs(task_ids=[TASK], **request)  # type: ignore[arg-type]
-    return [
-        line.line.decode()
-        async for frame in member.open(dispatch.Purpose(logs=logs))
-        for line in frame.logs.lines
-    ]
-
-
-async def test_logs_of_all_runs_are_carried_oldest_first(node: Node, member: Dispatcher) -> None:
-    member.assign(assignment())
-    async with node.agent(member):
-        await member.status(TASK, IS_RUNNING)
-        write_log(node, 1, "one", "two", rotation=".1")
-        write_log(node, 1, "three")
-        write_log(node, 2, "four", "five")
-
-        assert await said(member) == ["one", "two", "three", "four", "five"]
-        assert await said(member, tail=3) == ["three", "four", "five"]
-
-
-async def test_followed_logs_go_on_through_rotation_and_the_next_run(
-    node: Node, member: Dispatcher
-) -> None:
-    member.assign(assignment())
-    async with node.agent(member):
-        await member.status(TASK, IS_RUNNING)
-        write_log(node, 1, "one")
-        logs = dispatch.ReadLogs(task_ids=[TASK], follow=True)
-        frames = member.open(dispatch.Purpose(logs=logs))
-
-        assert await next_lines(frames) == ["one"]
-        folder = node.folder / "logs" / TASK
-        write_log(node, 1, "two")
-        (folder / "1.log").rename(folder / "1.log.1")
-        write_log(node, 1, "three")
-        write_log(node, 2, "four")
-        lines = [line for _ in range(3) for line in await next_lines(frames)]
-        assert lines == ["two", "three", "four"]
-
-
-async def next_lines(frames: AsyncIterator[dispatch.Frame]) -> list[str]:
-    frame = await anext(frames)
-    return [line.line.decode() for line in frame.logs.lines]
-
-
-async def test_a_slow_reader_of_logs_delays_no_heartbeat(node: Node, member: Dispatcher) -> None:
-    member.assign(assignment())
-    async with node.agent(member):
-        await member.status(TASK, IS_RUNNING)
-        write_log(node, 1, *("x" * 1000 for _ in range(50_000)))
-        frames = member.open(dispatch.Purpose(logs=dispatch.ReadLogs(task_ids=[TASK])))
-        await anext(frames)
-        member.desire(TASK, SHUTDOWN)
-        await member.status(TASK, in_state(v1.TASK_STATE_SHUTDOWN), within_s=2)
-        assert len(member.hellos) == 1
-        read = [frame async for frame in frames]
-        assert read[-1].end.error == ""
-
-
-async def test_a_task_unknown_here_is_a_warning(node: Node, member: Dispatcher) -> None:
-    async with node.agent(member):
-        await member.until(lambda: bool(member.hellos))
-        purpose = dispatch.Purpose(logs=dispatch.ReadLogs(task_ids=["who"]))
-        frames = [frame async for frame in member.open(purpose)]
-
-    assert frames[0].logs.warnings == ["node node-1 knows no task who"]
-
-
-async def test_usage_is_carried_when_asked_for(node: Node, member: Dispatcher) -> None:
-    member.assign(assignment())
-    async with node.agent(member):
-        await member.status(TASK, IS_RUNNING)
-        purpose = dispatch.Purpose(usage=dispatch.ReadUsage())
-        frames = [frame async for frame in member.open(purpose)]
-
-    assert frames[0].usage.tasks[TASK].pids == 1
-    assert frames[1].HasField("end")
