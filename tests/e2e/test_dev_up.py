@@ -2,24 +2,10 @@
 
 import os
 import signal
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from tests.e2e.conftest import push_sample
 from tests.support.dev import DevCluster, alive
 from tests.support.footprint import Footprint
-
-
-@pytest.fixture
-def second() -> Iterator[DevCluster]:
-    """A cluster that is not up yet, beside the one of the whole layer."""
-    with tempfile.TemporaryDirectory(prefix="estiba-dev-up-") as folder:
-        cluster = DevCluster(Path(folder) / "dev")
-        yield cluster
-        cluster.down()
 
 
 def supervisor(cluster: DevCluster) -> int:

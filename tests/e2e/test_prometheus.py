@@ -50,6 +50,8 @@ def test_the_sum_of_running_replicas_is_the_number_of_containers_after_a_kill_an
 
     eventually(agreed, within_s=30, what="Prometheus and the kernel agree")
     os.kill(next(iter(cluster.pids(service).values())), signal.SIGKILL)
+    runs = f'max(estiba_container_runs_total{{service="{service}"}})'
+    eventually(lambda: prometheus.value(runs) == 2, within_s=30, what="the second run is seen")
     eventually(agreed, within_s=30, what="they agree after a container was killed")
     cluster.estiba("service", "scale", f"{service}=7")
     eventually(
@@ -60,8 +62,6 @@ def test_the_sum_of_running_replicas_is_the_number_of_containers_after_a_kill_an
         within_s=30,
         what="they agree after a scale",
     )
-    runs = prometheus.value(f'max(estiba_container_runs_total{{service="{service}"}})')
-    assert runs == 2
 
 
 def test_the_series_of_a_removed_service_go_with_it(

@@ -93,7 +93,8 @@ def test_exit_codes_of_containers_that_end_while_the_agent_is_dead_are_right(
 
     def told() -> bool:
         (now,) = cluster.tasks(service)[:1]
-        return now["status"].get("last_run", {}).get("exit_code") == 23
+        code: int | None = now["status"].get("last_run", {}).get("exit_code")
+        return code == 23
 
     eventually(told, within_s=20, what="exit code 23 is reported")
 
@@ -145,6 +146,7 @@ def test_a_member_stopped_for_twenty_seconds_changes_nothing_when_it_goes_on(
         frozen_until = time.monotonic() + 20
         cluster.estiba("service", "scale", f"{service}=4", timeout_s=60)
         assert leading(cluster) != leader
+        assert leader not in serving(cluster), "its agents are elsewhere"
         eventually(
             lambda: time.monotonic() >= frozen_until, within_s=30, what="twenty seconds have passed"
         )
@@ -155,6 +157,13 @@ def test_a_member_stopped_for_twenty_seconds_changes_nothing_when_it_goes_on(
     assert before.items() <= identities(cluster, service).items()
     assert leading(cluster) != leader
     assert len(identities(cluster, service)) == 6
+
+
+def serving(cluster: DevCluster) -> set[str]:
+    """Return the members that sessions of ready nodes are with."""
+    nodes = cluster.json("node", "ls")
+    assert all(node["status"]["state"] == "NODE_STATE_READY" for node in nodes)
+    return {node["status"]["member_id"] for node in nodes}
 
 
 def leading(cluster: DevCluster) -> str:

@@ -58,16 +58,11 @@ class DevCluster:
     def create(
         self, name: str, *options: str, replicas: int = 3, command: Sequence[str] = ()
     ) -> None:
+        """Create a service and wait until it runs. What ignores SIGTERM is soon killed."""
         self.estiba(
-            "service",
-            "create",
-            "--name",
-            name,
-            "--replicas",
-            str(replicas),
-            *options,
-            IMAGE,
-            *command,
+            *("service", "create", "--name", name, "--replicas", str(replicas)),
+            *("--stop-grace-period", "1s", *options),
+            *(IMAGE, *command),
         )
 
     def remove(self, *names: str) -> None:
@@ -131,6 +126,10 @@ class DevCluster:
                     if f"{parent}/" in cgroups:
                         found[name].append(pid)
         return found
+
+    def containers_of(self, service_id: str) -> int:
+        """Count the processes in containers of a service, also of one that was removed."""
+        return sum(f"/{service_id}." in cgroups for _, cgroups, _ in processes())
 
     # ------------------------------------------------------------------ breaking it
 
