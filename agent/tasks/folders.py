@@ -47,6 +47,10 @@ class Folders:
 
     def make(self) -> None:
         """Make them, for root alone: containers' files and what they print are nobody else's."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        # Whoever made it before us may have let others in: assignments hold environments,
+        # and the folders of containers set-id programs.
+        self.state.chmod(0o700)
         for folder in (self.journals, self.containers, self.logs):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 

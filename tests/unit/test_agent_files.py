@@ -1,6 +1,7 @@
 """The agent's configuration, its journal, and the bundle of a container."""
 
 import json
+import stat
 from pathlib import Path
 
 import pytest
@@ -280,3 +281,11 @@ def test_limits_below_the_kernels_least_are_all_refused_at_once() -> None:
 
 def test_a_task_that_fits_is_not_refused() -> None:
     assert refusal(assignment(stop_signal="INT", env=["A="]), CAPACITY) == ""
+
+
+def test_the_state_folder_is_closed_to_others_whoever_made_it(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o755)
+    Folders(state).make()
+    assert {stat.S_IMODE(each.stat().st_mode) for each in (state, *state.iterdir())} == {0o700}
