@@ -70,7 +70,6 @@ class Executions:
         self._cgroups = cgroups
         self._open_files = open_files
         self._numbers = itertools.count()
-        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def run(
@@ -107,7 +106,11 @@ class Executions:
     ) -> _Execution:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         reader, writer = os.pipe2(os.O_CLOEXEC)
-        given = [writer]
+        # Nothing to read. Not the node's null device: a container could change its mode; nor
+        # its own, in whose place the container may have put something else.
+        nothing, nobody = os.pipe2(os.O_CLOEXEC)
+        os.close(nobody)
+        given = [writer, nothing]
         try:
             os.set_blocking(reader, False)
             entrances = [
@@ -115,7 +118,7 @@ class Executions:
                 for path in self._cgroups.create_inner(container.id, name)
             ]
             given += entrances
-            streams = sandbox.Streams(self._null, writer, writer)
+            streams = sandbox.Streams(nothing, writer, writer)
             joining = _Joining(
                 bundle, identity, argv, container.pidfd, entrances, streams, self._open_files
             )

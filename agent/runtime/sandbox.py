@@ -130,6 +130,7 @@ def _set_up(bundle: Bundle, around: Surroundings, parent: socket.socket) -> Iden
             if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
                 os.fchown(descriptor, identity.uid, identity.gid)
         use_streams(streams)
+        use_own_null()
         resource.setrlimit(resource.RLIMIT_NOFILE, around.open_files)
     enter_cgroup(around.entrances)
     with stage("namespaces"):
@@ -197,6 +198,18 @@ def enter_cgroup(entrances: Sequence[int]) -> None:
 def use_streams(streams: Streams) -> None:
     for target, source in enumerate(streams.descriptors()):
         os.dup2(source, target)
+
+
+def use_own_null() -> None:
+    """Replace the node's null device, where it is a stream, by the container's own.
+
+    Who has a descriptor of the node's may change who can open it, for all of the node.
+    """
+    own = os.open("/dev/null", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    for target in range(3):
+        if stat.S_ISCHR(os.fstat(target).st_mode):
+            os.dup2(own, target)
+    os.close(own)
 
 
 def become(bundle: Bundle, identity: Identity, last_capability: int) -> None:

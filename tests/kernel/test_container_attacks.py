@@ -109,3 +109,34 @@ def _session_keyrings() -> set[str]:
     """Return the ids of all session keyrings. Source: proc(5), /proc/keys."""
     lines = [line.split() for line in Path("/proc/keys").read_text().splitlines()]
     return {words[0] for words in lines if words[7:9] == ["keyring", "_ses:"]}
+
+
+# ---------------------------------------------------------------- descriptors
+
+STREAMS = "for each in 0 1 2; do stat -L -c '%F %d' /proc/self/fd/$each; done; stat -c %d /dev/null"
+
+
+async def test_no_stream_of_it_is_a_device_of_the_node(node: Node) -> None:
+    # It could change who may open the node's null device, which everything there needs.
+    said = await node.output("c", "sh", "-c", STREAMS)
+    streams, own = said.splitlines()[:3], said.splitlines()[3]
+    assert streams[0] == f"character special file {own}"
+    assert [each.startswith("fifo ") for each in streams[1:]] == [True, True]
+
+
+async def test_no_stream_of_a_command_in_it_is_a_device_of_the_node(node: Node) -> None:
+    pid = await node.run("c", "sh", "-c", "rm /dev/null; mkdir /dev/null; sleep 100")
+    own = Path(f"/proc/{pid}/root/dev/null")
+    await node.until(own.is_dir, "it has replaced its null device")
+    ended = await node.launcher.exec("c", ["sh", "-c", f"cat; {STREAMS}"], timeout_s=10)
+    streams = ended.output.decode().splitlines()[:3]
+    assert [each.startswith("fifo ") for each in streams] == [True] * 3
+
+
+async def test_without_a_log_its_output_goes_to_its_own_null_device(node: Node) -> None:
+    def without_log(spec: dict[str, Any]) -> None:
+        del spec["annotations"]["org.estiba.log"]
+
+    pid = await node.run("c", "sleep", "100", change=without_log)
+    own = Path(f"/proc/{pid}/root/dev/null").stat().st_dev
+    assert {Path(f"/proc/{pid}/fd/{each}").stat().st_dev for each in range(3)} == {own}
