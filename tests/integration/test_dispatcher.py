@@ -56,6 +56,11 @@ async def agent(plane: ControlPlane, name: str, *, member: int) -> AsyncIterator
         carries: list[asyncio.Task[None]] = []
         running = asyncio.create_task(simulated.run())
         try:
+
+            async def welcome() -> bool:
+                return bool(simulated.welcome.session_id)
+
+            await eventually(welcome, within_s=20, what="the agent has a session")
             yield simulated
         finally:
             for each in [running, *carries]:

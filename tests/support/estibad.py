@@ -86,6 +86,7 @@ class ControlPlane:
             options=[*CHANNEL_OPTIONS, *MEMBER_CHANNEL_OPTIONS],
         )
         async with channel:
+            await asyncio.wait_for(channel.channel_ready(), 20)
             yield channel
 
     @asynccontextmanager
@@ -93,7 +94,6 @@ class ControlPlane:
         self, holder: str = "user", *, member: int = 0
     ) -> AsyncIterator["control_pb2_grpc.ControlAsyncStub"]:
         async with self.channel(holder, member=member) as channel:
-            await asyncio.wait_for(channel.channel_ready(), 20)
             stub: control_pb2_grpc.ControlAsyncStub = control_pb2_grpc.ControlStub(channel)
             yield stub
 
