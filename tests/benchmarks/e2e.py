@@ -3,14 +3,16 @@
 import os
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from tests.e2e.conftest import push_sample
 from tests.support.benchmark import Figure, tell, version_of
 from tests.support.dev import DevCluster
 from tests.support.waiting import eventually
 
-REPLICAS = (1, 10, 50)
+REPLICAS = (1, 10, 50, 100)
 IDLE_S = 20.0
 ROUNDS = 3
 
@@ -67,19 +69,45 @@ def idle(cluster: DevCluster, when: str) -> list[Figure]:
     ]
 
 
-def create_times(cluster: DevCluster, replicas: int) -> list[float]:
-    """Time ``service create`` until it returns, all replicas running, the image present."""
-    times = []
-    for round_ in range(ROUNDS):
-        name = f"bench-{replicas}-{round_}"
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Seconds of one service's life, the image present."""
+
+    create: float
+    """Until the command returns, all replicas running."""
+    scale: float
+    """To no replicas, until the command returns."""
+    remove: float
+    """With all replicas running, until no container is left."""
+
+
+def lives(cluster: DevCluster, replicas: int) -> list[Round]:
+    """Time what happens to services of so many replicas."""
+    rounds = []
+    for number in range(ROUNDS):
+        name = f"bench-{replicas}-{number}"
         began = time.monotonic()
         cluster.create(name, replicas=replicas)
-        times.append(time.monotonic() - began)
+        created = time.monotonic()
+        cluster.estiba("service", "scale", f"{name}=0")
+        scaled = time.monotonic()
+        cluster.estiba("service", "scale", f"{name}={replicas}")
+        removing = time.monotonic()
         cluster.remove(name)
         eventually(
             lambda: not any(cluster.inits().values()), within_s=60, what="the containers are gone"
         )
-    return times
+        rounds.append(Round(created - began, scaled - created, time.monotonic() - removing))
+    return rounds
+
+
+def figures_of(replicas: int, rounds: list[Round]) -> list[Figure]:
+    of = f"{replicas}, median of {ROUNDS}"
+    return [
+        Figure(f"service create of {of}", median(each.create for each in rounds), "s"),
+        Figure(f"service scale to 0 from {of}", median(each.scale for each in rounds), "s"),
+        Figure(f"service rm of {of}", median(each.remove for each in rounds), "s"),
+    ]
 
 
 def main() -> None:
@@ -98,12 +126,7 @@ def main() -> None:
             figures += memory(cluster, "no containers")
             figures += idle(cluster, "no containers")
             for replicas in REPLICAS:
-                times = sorted(create_times(cluster, replicas))
-                figures.append(
-                    Figure(
-                        f"service create of {replicas}, median of {ROUNDS}", times[ROUNDS // 2], "s"
-                    )
-                )
+                figures += figures_of(replicas, lives(cluster, replicas))
             cluster.create("bench", replicas=50)
             figures += memory(cluster, "50 containers")
             figures += idle(cluster, "50 containers")
