@@ -23,6 +23,10 @@ Fault = tuple[str, str]
 MAX_REPLICAS = 50_000
 # Service and template are written in one transaction, of which etcd takes 1.5 MiB.
 MAX_SPEC_BYTES = 256 * 1024
+MAX_LABELS_BYTES = 64 * 1024
+MAX_CONSTRAINTS = 50
+# The reason of every task that finds no node quotes one.
+MAX_CONSTRAINT_LENGTH = 255
 
 # A quota of 1,000 us in a period of 100,000 us: the kernel refuses less (min_cfs_quota_period).
 LEAST_NANO_CPUS = 10_000_000
@@ -70,7 +74,14 @@ def validate_service(metadata: v1.Metadata, spec: v1.ServiceSpec) -> list[Fault]
     elif spec.replicated.replicas > MAX_REPLICAS:
         sentence = f"{spec.replicated.replicas} replicas, {MAX_REPLICAS} at most"
         faults.append(("spec.replicated.replicas", sentence))
+    if len(spec.placement.constraints) > MAX_CONSTRAINTS:
+        sentence = f"{len(spec.placement.constraints)} constraints, {MAX_CONSTRAINTS} at most"
+        faults.append(("spec.placement.constraints", sentence))
     for index, text in enumerate(spec.placement.constraints):
+        if len(text) > MAX_CONSTRAINT_LENGTH:
+            sentence = f"{len(text)} characters, {MAX_CONSTRAINT_LENGTH} at most"
+            faults.append((f"spec.placement.constraints[{index}]", sentence))
+            continue
         try:
             parse_constraint(text)
         except ValueError as error:
@@ -109,6 +120,10 @@ def _metadata(metadata: v1.Metadata, faults: list[Fault]) -> None:
 
 
 def _labels(field: str, labels: Mapping[str, str], faults: list[Fault]) -> None:
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in labels.items())
+    if size > MAX_LABELS_BYTES:
+        faults.append((field, f"{size} bytes, {MAX_LABELS_BYTES} at most"))
+        return
     for key, value in sorted(labels.items()):
         if not _LABEL_KEY.fullmatch(key) or len(key) > MAX_LABEL_LENGTH:
             sentence = f"{key!r} is no label's name: use letters, digits and . _ / -"

@@ -10,6 +10,7 @@ from typing import TypeVar
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from estiba.kit.text import plain
 from estiba.model import (
     Availability,
     DesiredState,
@@ -26,6 +27,8 @@ from estiba.model import (
 from estiba.v1 import types_pb2 as v1
 
 NOTES_KEPT = 20
+# A transaction, of which etcd takes 1.5 MiB, writes up to 128 tasks with all their notes.
+NOTE_LENGTH = 400
 
 E = TypeVar("E", bound=IntEnum)
 
@@ -101,6 +104,7 @@ def add_note(
     notes: "v1.Task | v1.TaskStatus", message: str, *, now_s: float, revision: int
 ) -> None:
     """Append a reason, unless the last one says the same; keep the last twenty."""
+    message = plain(message, most=NOTE_LENGTH)
     if notes.notes and notes.notes[-1].message == message:
         return
     notes.notes.append(v1.Note(at=timestamp(now_s), message=message, revision=revision))

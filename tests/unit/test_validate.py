@@ -338,3 +338,14 @@ def test_no_message_is_too_strange_to_be_judged(
     for field, sentence in validate_service(metadata, spec):
         assert field.split(".")[0] in ("metadata", "spec")
         assert sentence
+
+
+def test_constraints_and_labels_are_few_and_short_enough_to_be_stored_and_quoted() -> None:
+    message = service()
+    message.spec.placement.constraints[:] = [f"node.labels.disk == {'x' * 255}"] + ["a == b"] * 50
+    message.metadata.labels.update({f"label-{number}": "x" * 4000 for number in range(17)})
+    found = dict(faults(message))
+    assert found["spec.placement.constraints"] == "51 constraints, 50 at most"
+    assert found["spec.placement.constraints[0]"] == "275 characters, 255 at most"
+    assert found["metadata.labels"].endswith("bytes, 65536 at most")
+    assert validate_node_update(v1.NodeSpec(), {"a": "x" * 70_000})

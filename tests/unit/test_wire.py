@@ -180,3 +180,12 @@ def test_times_and_durations_keep_microseconds(microseconds: int) -> None:
 
 def test_an_absent_time_is_zero() -> None:
     assert wire.seconds(v1.Task().lost_since) == 0.0
+
+
+def test_a_note_is_cut_and_printable_so_that_many_fit_into_one_transaction() -> None:
+    task = v1.Task()
+    for _ in range(2):
+        wire.add_note(task, "\x1b[2J" + "x" * 5000, now_s=1.0, revision=1)
+    (note,) = task.notes
+    assert note.message.startswith("?[2Jxxx")
+    assert len(note.message) < wire.NOTE_LENGTH + 5
