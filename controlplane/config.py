@@ -9,8 +9,6 @@ from estiba.kit import tables
 from estiba.kit.tables import Table, TableError
 from estiba.kit.tls import TlsFiles
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
-
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -49,23 +47,15 @@ def parse(top: Table) -> Config:
         advertise=top.text("advertise"),
         web_listen=top.text("web_listen"),
         web_advertise=top.text("web_advertise", default=top.text("web_listen")),
-        log_level=top.text("log_level", default="info"),
-        tls=_tls(top.table("tls")),
+        log_level=top.choice("log_level", tables.LOG_LEVELS, default="info"),
+        tls=top.table("tls").tls_files(),
         etcd_endpoints=etcd.texts("endpoints"),
-        etcd_tls=_tls(etcd),
+        etcd_tls=etcd.tls_files(),
         network=_network(top.table("network", required=False)),
     )
     if not config.etcd_endpoints:
         raise TableError("etcd.endpoints: names no endpoint")
-    if config.log_level not in LOG_LEVELS:
-        raise TableError(f"log_level: {config.log_level!r} is none of {', '.join(LOG_LEVELS)}")
     return config
-
-
-def _tls(table: Table) -> TlsFiles:
-    return TlsFiles(
-        ca=Path(table.text("ca")), cert=Path(table.text("cert")), key=Path(table.text("key"))
-    )
 
 
 def _network(table: Table) -> NetworkSettings:

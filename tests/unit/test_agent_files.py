@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.assignments import Known
-from agent.config import load, parse
+from agent.config import load
 from agent.errors import ConfigError
 from agent.images import ImageConfig
 from agent.tasks import machine
@@ -93,9 +93,9 @@ def test_an_absent_configuration_is_named(tmp_path: Path) -> None:
         load(tmp_path / "nowhere.toml")
 
 
-def test_a_document_without_anything_names_what_it_lacks() -> None:
-    with pytest.raises(ConfigError, match="tls: is missing"):
-        parse({})
+def test_an_empty_configuration_names_what_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="node_id: is missing"):
+        load(written(tmp_path, ""))
 
 
 # ---------------------------------------------------------------------------------------- journal

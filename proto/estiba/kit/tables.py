@@ -1,11 +1,16 @@
 """Read a configuration file of tables, and say which key is wrong. Knows no key itself."""
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from estiba.kit.tls import TlsFiles
+
 T = TypeVar("T")
+
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 class TableError(ValueError):
@@ -45,8 +50,14 @@ class Table:
             raise TableError(f"{self.name_of(key)}: {value!r} is no text")
         return value
 
-    def texts(self, key: str) -> tuple[str, ...]:
-        values = self._get(key, None)
+    def choice(self, key: str, choices: Sequence[str], *, default: str) -> str:
+        value = self.text(key, default=default)
+        if value not in choices:
+            raise TableError(f"{self.name_of(key)}: {value!r} is none of {', '.join(choices)}")
+        return value
+
+    def texts(self, key: str, *, default: Sequence[str] | None = None) -> tuple[str, ...]:
+        values = self._get(key, None if default is None else list(default))
         if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
             raise TableError(f"{self.name_of(key)}: {values!r} is no list of texts")
         return tuple(values)
@@ -56,6 +67,22 @@ class Table:
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise TableError(f"{self.name_of(key)}: {value!r} is no whole number from 0")
         return value
+
+    def decimal(self, key: str, *, default: float) -> float:
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise TableError(f"{self.name_of(key)}: {value!r} is no number from 0")
+        return value
+
+    def tls_files(self) -> TlsFiles:
+        """Read the keys ca, cert and key of this table."""
+        return TlsFiles(
+            ca=Path(self.text("ca")), cert=Path(self.text("cert")), key=Path(self.text("key"))
+        )
+
+    def names(self) -> list[str]:
+        """Return the keys there are, for a table whose keys are names."""
+        return list(self._values)
 
     def table(self, key: str, *, required: bool = True) -> "Table":
         value = self._get(key, None if required else {})
