@@ -58,9 +58,11 @@ def _wait_for(
     with _Watch(connection, service_id) as watch, _screen() as show:
         while True:
             service = _look(connection, service)
-            show(service, watch.tasks)
             if service.status.converged:
+                # The watch may be behind the read: its tasks would still be on their way.
+                show(service, ())
                 return
+            show(service, watch.tasks)
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise CliError(_why_not(service, watch.tasks, timeout_s))

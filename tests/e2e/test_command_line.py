@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,39 @@ def test_what_containers_and_nodes_use_is_shown(cluster: DevCluster, service: st
     for node in cluster.json("node", "ls"):
         assert int(node["status"]["usage"]["memory_bytes"]) > 0
     assert "usage" not in json.loads(cluster.estiba("node", "inspect", "n1"))[0]["status"]
+
+
+def test_who_stops_waiting_is_told_that_the_change_stays(cluster: DevCluster, service: str) -> None:
+    words = ("service", "create", "--name", service, "--constraint", "node.hostname==n9", IMAGE)
+    with subprocess.Popen(
+        [str(BIN / "estiba"), *words],
+        env=os.environ | {"ESTIBA_DIR": str(cluster.folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as waiting:
+        eventually(
+            lambda: service in cluster.estiba("service", "ls"), within_s=20, what="it is declared"
+        )
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline().startswith(f"{service} 0/1")
+        waiting.send_signal(signal.SIGINT)
+        out, err = waiting.communicate(timeout=20)
+    assert waiting.returncode == 130
+    assert out == ""
+    assert f"the change to {service} stays" in err
+    assert "Traceback" not in err
+    assert declared(cluster, service)["metadata"]["name"] == service
+
+
+def test_a_nodes_certificate_does_not_declare_services(cluster: DevCluster, tmp_path: Path) -> None:
+    pki = cluster.folder / "pki"
+    for name, copied in (("ca.pem", "ca"), ("cert.pem", "n1"), ("key.pem", "n1-key")):
+        (tmp_path / name).write_bytes((pki / f"{copied}.pem").read_bytes())
+    said = cluster.run("--tls-dir", str(tmp_path), "service", "ls")
+    assert said.code == 1
+    assert said.out == ""
+    assert "may not call estiba.v1.Control/ListServices" in said.err
 
 
 # ------------------------------------------------------------------------------------------- files
