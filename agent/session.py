@@ -250,13 +250,17 @@ async def _read(call: Call) -> dispatch.MemberMessage:
     raise SessionError("the member ended it")
 
 
+_TELL_NOTHING = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED)
+
+
 async def _reason(call: Call, ended: BaseException) -> SessionError:
     """Say why a session ended; the status of the call knows better than a failed write."""
     if call.done():
         code, details = await call.code(), await call.details()
         if code is grpc.StatusCode.PERMISSION_DENIED:
             return RemovedError(details or "permission denied")
-        if isinstance(ended, SessionError) and code is grpc.StatusCode.OK:
+        # A read that we gave up has cancelled the whole call.
+        if isinstance(ended, SessionError) and code in _TELL_NOTHING:
             return ended
         return SessionError(f"{code.name}: {details}")
     return ended if isinstance(ended, SessionError) else SessionError(str(ended))

@@ -4,6 +4,7 @@ Real gRPC and TLS; launcher, images and network are faulty on demand.
 """
 
 import asyncio
+import logging
 
 import grpc
 import pytest
@@ -358,9 +359,10 @@ async def test_an_agent_goes_to_another_member_when_one_dies(
     await second.stop()
 
 
-async def test_an_agent_leaves_a_member_that_falls_silent(
-    node: Node, certificates: Certificates
+async def test_an_agent_leaves_a_member_that_falls_silent_and_says_so(
+    node: Node, certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     one, other = Dispatcher(member_id="estibad-1"), Dispatcher(member_id="estibad-2")
     await one.start(certificates.of("estibad-1"))
     await other.start(certificates.of("estibad-2"))
@@ -368,6 +370,7 @@ async def test_an_agent_leaves_a_member_that_falls_silent(
         first, second = await whose_session(one, other)
         first.silent = True
         await second.until(lambda: bool(second.hellos), within_s=4)
+    assert f"no session with {first.address}: silent for 1 s" in caplog.text
     await one.stop()
     await other.stop()
 
