@@ -100,3 +100,9 @@ def test_an_etcd_that_will_not_do_is_refused_with_the_reason(version: str, words
 @pytest.mark.parametrize("version", ["3.4.22", "3.4.30", "3.5.3", "3.6.1"])
 def test_an_etcd_that_will_do_is_accepted(version: str) -> None:
     assert lifecycle.etcd_fault(f"etcd Version: {version}\nGit SHA: x\n") == ""
+
+
+def test_nodes_that_do_not_come_are_named_with_where_to_look() -> None:
+    assert lifecycle.absent([]) == ""
+    assert lifecycle.absent(["n3"]) == "; n3 is not ready, see `estiba dev logs n3-agent`"
+    assert lifecycle.absent(["n1", "n2"]).startswith("; n1, n2 are not ready, see ")

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -259,7 +259,7 @@ def _wait_until_ready(layout: plan.Layout) -> None:
     last = ""
     try:
         while True:
-            done, words = _readiness(layout, connection)
+            done, words, missing = _readiness(layout, connection)
             words += "" if done else _failing(layout, RESTARTS_WORTH_TELLING)
             if words != last:
                 _progress(words)
@@ -267,13 +267,24 @@ def _wait_until_ready(layout: plan.Layout) -> None:
             if done:
                 return
             if time.monotonic() > deadline:
+                words += absent(missing)
                 raise CliError(f"the cluster is not ready after {READY_TIMEOUT_S:g} s: {words}")
             time.sleep(LOOK_EVERY_S)
     finally:
         connection.close()
 
 
-def _readiness(layout: plan.Layout, connection: "Connection") -> tuple[bool, str]:
+def absent(hostnames: Sequence[str]) -> str:
+    """Say which nodes are missing, and where it stands why: one may have been removed."""
+    if not hostnames:
+        return ""
+    verb = "is" if len(hostnames) == 1 else "are"
+    see = f"see `estiba dev logs {hostnames[0]}-agent`"
+    return f"; {', '.join(hostnames)} {verb} not ready, {see}"
+
+
+def _readiness(layout: plan.Layout, connection: "Connection") -> tuple[bool, str, Sequence[str]]:
+    """Return whether all is there, how far it is, and the host names of the missing nodes."""
     from controlplane.cli import listing
     from controlplane.cli.connection import NoAnswerError
     from estiba.v1 import control_pb2, types_pb2
@@ -284,11 +295,13 @@ def _readiness(layout: plan.Layout, connection: "Connection") -> tuple[bool, str
         )
         nodes, _ = listing.nodes(connection)
     except NoAnswerError:
-        return False, "waiting for the control plane"
-    ready = sum(node.status.state == types_pb2.NODE_STATE_READY for node in nodes)
+        return False, "waiting for the control plane", ()
+    ready = {node.metadata.id for node in nodes if node.status.state == types_pb2.NODE_STATE_READY}
+    missing = [seat.hostname for seat in layout.seats if seat.id not in ready]
     members, led = len(cluster.members), any(member.leader for member in cluster.members)
-    done = members == len(plan.MEMBERS) and led and ready == len(layout.seats)
-    return done, f"{members} of {len(plan.MEMBERS)} members, {ready} of {len(layout.seats)} nodes"
+    done = members == len(plan.MEMBERS) and led and not missing
+    words = f"{len(layout.seats) - len(missing)} of {len(layout.seats)} nodes"
+    return done, f"{members} of {len(plan.MEMBERS)} members, {words}", missing
 
 
 def _failing(layout: plan.Layout, restarts: int) -> str:
