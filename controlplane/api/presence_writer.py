@@ -134,7 +134,7 @@ class PresenceWriter:
             except ConflictError as refused:
                 holders[refused.key.removeprefix(keys.PRESENCES)].depose()
             except OutcomeUnknownError as error:
-                log.warning("%d nodes have to report again: %s", len(holders), error)
+                log.warning("asking %d node(s) to report again: %s", len(holders), error)
                 for holder in holders.values():
                     holder.suspend()
                 await self._clock.sleep(self._backoff.next_s())
