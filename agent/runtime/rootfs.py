@@ -182,8 +182,8 @@ def _mask(root: int, paths: Sequence[str]) -> None:
         if not stat.S_ISDIR(os.fstat(target).st_mode):
             tree = mounts.clone_tree("", at=null)
         elif empty is None:
-            # Attached itself, not a copy: to close a filesystem that was never mounted waits for
-            # all processors, 9 ms on an idle machine.
+            # Attached itself, not a copy: to close a filesystem that was never mounted may wait
+            # for all processors, which after idleness takes milliseconds.
             tree = empty = mounts.new_filesystem("tmpfs", ("mode=755", "size=4k"), attributes)
         else:
             tree = mounts.clone_tree("", at=empty)
