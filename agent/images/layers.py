@@ -116,7 +116,7 @@ class Layers:
             except asyncio.CancelledError:
                 # A thread cannot be cancelled: it is told, and cleans up after itself.
                 stop.set()
-                await asyncio.wait([thread])
+                await asyncio.gather(thread, return_exceptions=True)
                 raise
 
     def _unpack(self, diff_id: str, blob: Path, stop: threading.Event) -> Path:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import stat
 import struct
@@ -431,7 +432,7 @@ async def test_many_who_want_one_layer_share_one_folder(unpacked: Unpacked) -> N
 
 
 async def test_a_cancelled_unpacking_leaves_nothing_and_another_goes_on(
-    unpacked: Unpacked,
+    unpacked: Unpacked, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = layer(*(file(f"{i}", b"x" * 1000) for i in range(3000)))
     first = asyncio.create_task(unpacked.add_layer(one), name="first")
@@ -451,6 +452,9 @@ async def test_a_cancelled_unpacking_leaves_nothing_and_another_goes_on(
 
     assert len(names_in(path)) == 3000
     assert list((unpacked.root / "work").iterdir()) == []
+    del first
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_what_a_crash_left_is_removed_at_the_next_start(unpacked: Unpacked) -> None:
