@@ -27,6 +27,7 @@ from agent.images.stacking import (
 from agent.images.streams import DAMAGE, LayerStream
 from agent.images.unpack import unpack
 from agent.kernel.syncfs import syncfs
+from estiba.kit.threads import whole
 
 MAX_UNPACKING = 2
 # What tarfile raises for headers that say what no header should.
@@ -108,16 +109,7 @@ class Layers:
     async def _add(self, diff_id: str, blob: Path) -> Path:
         async with self._slots:
             stop = threading.Event()
-            thread = asyncio.get_running_loop().run_in_executor(
-                None, self._unpack, diff_id, blob, stop
-            )
-            try:
-                return await asyncio.shield(thread)
-            except asyncio.CancelledError:
-                # A thread cannot be cancelled: it is told, and cleans up after itself.
-                stop.set()
-                await asyncio.gather(thread, return_exceptions=True)
-                raise
+            return await whole(lambda: self._unpack(diff_id, blob, stop), hurry=stop.set)
 
     def _unpack(self, diff_id: str, blob: Path, stop: threading.Event) -> Path:
         final = self.path(diff_id)

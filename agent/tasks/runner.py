@@ -23,6 +23,7 @@ from agent.tasks.journal import Journal
 from agent.tasks.machine import Event, Record
 from agent.tasks.ports import Exit, Images, Launcher, Network
 from estiba.kit.clock import Clock
+from estiba.kit.threads import whole
 from estiba.model import DesiredState, Resources, TaskState
 from estiba.v1 import dispatcher_pb2 as dispatch
 from estiba.v1 import types_pb2 as v1
@@ -209,8 +210,9 @@ class Runner:
         self._advance(machine.PreparationBegan(run, f"preparing the image {container.image}"))
         image = await tools.images.ensure(wanted, progress=self._progressed)
         async with tools.creating:
-            # Half a dozen small files take milliseconds on a busy disk.
-            bundle = await _whole(lambda: tools.bundles.write(self._assignment, run, image))
+            # Half a dozen small files take milliseconds on a busy disk, and whoever deletes them
+            # next must find all of them.
+            bundle = await whole(lambda: tools.bundles.write(self._assignment, run, image))
             pid = await tools.launcher.create(self.container_id, bundle)
             address = ""
             for attachment in self._assignment.attachments:
@@ -382,13 +384,3 @@ class Runner:
         """Have the status told: soon if the task stays as it is, later if it is on its way."""
         passing = self._record.state < self.desired
         self._tools.publish(self.task_id, self._record.status, passing=passing)
-
-
-async def _whole(work: Callable[[], T]) -> T:
-    """Do it on a thread, to its end even when cancelled: what is deleted next must be there."""
-    working = asyncio.get_running_loop().run_in_executor(None, work)
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        await asyncio.wait([working])
-        raise

@@ -1,6 +1,8 @@
 """The kit's tools: work queue, back-off, certificates' identities."""
 
 import asyncio
+import gc
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from estiba.kit.backoff import Backoff
 from estiba.kit.seldom import Seldom
+from estiba.kit.threads import whole
 from estiba.kit.tls import Identity, Role, identity_of
 from estiba.kit.workqueue import WorkQueue
 
@@ -122,3 +125,26 @@ def test_what_lasts_is_said_at_once_and_then_seldom() -> None:
     assert [now_s for now_s in range(100, 125) if failing.due(now_s)] == [100, 110, 120]
     failing.reset()
     assert failing.due(125)
+
+
+async def test_work_on_a_thread_ends_before_its_cancelled_caller_and_in_silence(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begun, hurry = threading.Event(), threading.Event()
+    ended = []
+
+    def work() -> None:
+        begun.set()
+        hurry.wait()
+        ended.append(True)
+        raise OSError("too late")
+
+    caller = asyncio.create_task(whole(work, hurry=hurry.set))
+    await asyncio.to_thread(begun.wait)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+
+    assert ended
+    gc.collect()
+    assert "never retrieved" not in caplog.text
