@@ -18,6 +18,8 @@ from estiba.v1.dispatcher_pb2_grpc import DispatcherStub
 
 log = logging.getLogger(__name__)
 
+READER_GONE = "its reader has gone"
+
 Call = grpc.aio.StreamStreamCall[dispatch.Frame, dispatch.Frame]
 
 
@@ -71,7 +73,8 @@ class Carrier:
                 filling = group.create_task(self._fill(call, opened), name="carry.fill")
                 # A member says nothing on it, so a read ends when the call does.
                 await call.read()
-                filling.cancel()
+                if filling.cancel():
+                    log.info("stream %s ended early: %s", opened.stream_id, READER_GONE)
         except* (grpc.aio.AioRpcError, asyncio.InvalidStateError) as faults:
             log.info("stream %s ended early: %s", opened.stream_id, _why(faults.exceptions[0]))
         finally:
@@ -96,5 +99,5 @@ def _why(fault: BaseException) -> str:
     InvalidStateError once it has seen the end itself.
     """
     if not isinstance(fault, grpc.aio.AioRpcError) or fault.code() is grpc.StatusCode.INTERNAL:
-        return "its reader has gone"
+        return READER_GONE
     return f"{fault.code().name}: {fault.details()}"

@@ -81,7 +81,8 @@ class Machine:
         for name in list(self._programs):
             await self.end(name, signal.SIGKILL)
         for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         await asyncio.to_thread(
             eventually, self._cgroups_removed, within_s=10, what="nothing is left in the cgroups"
         )
