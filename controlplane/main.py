@@ -42,6 +42,7 @@ from estiba.kit import logs
 from estiba.kit.clock import SystemClock
 from estiba.kit.lag import LagMonitor
 from estiba.kit.race import race
+from estiba.kit.seldom import Seldom
 from estiba.kit.serve import health_route, metrics_route, registry_for
 from estiba.kit.serve import serve as serve_web
 from estiba.kit.tables import TableError
@@ -50,6 +51,8 @@ from estiba.v1 import types_pb2 as v1
 log = logging.getLogger(__name__)
 
 RETRY_DELAY_S = 0.5
+# An outage of a night fills no log.
+SAY_EVERY_S = 10.0
 
 
 class Program:
@@ -94,11 +97,13 @@ class Program:
             group.create_task(self._listen(), name="listen")
 
     async def _wait_for_etcd(self) -> None:
+        waiting = Seldom(every_s=SAY_EVERY_S)
         while True:
             try:
                 await self._store.start()
             except UnavailableError as error:
-                log.warning("waiting for etcd: %s", error)
+                if waiting.due(self._clock.monotonic()):
+                    log.warning("waiting for etcd: %s", error)
                 await self._clock.sleep(RETRY_DELAY_S)
             else:
                 return

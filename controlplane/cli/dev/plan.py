@@ -272,8 +272,6 @@ log:
 storage:
   filesystem:
     rootdirectory: {_quoted(str(layout.folder / "registry"))}
-  delete:
-    enabled: true
 http:
   addr: {REGISTRY}:5000
   # It is reached under two names: on the fabric, and through a port on the host's loopback.
