@@ -36,7 +36,6 @@ FIRST_RETRY_S = 0.1
 MOST_RETRY_S = 1.0
 REMOVED_RETRY_S = 30.0
 # Of each member: why there is no session with it.
-SAY_EVERY_S = 10.0
 MOST_MESSAGE_BYTES = 64 * 1024 * 1024
 
 CHANNEL_OPTIONS = (
@@ -92,7 +91,7 @@ class Session:
         self._streams = streams
         self._clock = clock
         self._backoff = Backoff(first_s=FIRST_RETRY_S, most_s=MOST_RETRY_S, random=random)
-        self._failing: defaultdict[str, Seldom] = defaultdict(lambda: Seldom(every_s=SAY_EVERY_S))
+        self._failing: defaultdict[str, Seldom] = defaultdict(lambda: Seldom())
         self._refused = False
         self._connected = False
 

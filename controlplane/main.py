@@ -51,8 +51,6 @@ from estiba.v1 import types_pb2 as v1
 log = logging.getLogger(__name__)
 
 RETRY_DELAY_S = 0.5
-# An outage of a night fills no log.
-SAY_EVERY_S = 10.0
 
 
 class Program:
@@ -97,7 +95,7 @@ class Program:
             group.create_task(self._listen(), name="listen")
 
     async def _wait_for_etcd(self) -> None:
-        waiting = Seldom(every_s=SAY_EVERY_S)
+        waiting = Seldom()
         while True:
             try:
                 await self._store.start()

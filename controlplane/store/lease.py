@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 GIVEN_UP = 0.1
 RETRY_DELAY_S = 0.2
-SAY_EVERY_S = 10.0
 REVOKE_TIMEOUT_S = 1.0
 
 
@@ -138,7 +137,7 @@ class LeaseKeeper:
 
     async def _grant(self, *, after: int) -> Lease:
         """Ask until there is a new lease; first make sure that the former one is over."""
-        failing = Seldom(every_s=SAY_EVERY_S)
+        failing = Seldom()
         while True:
             try:
                 if after:
@@ -186,7 +185,7 @@ class LeaseKeeper:
 
     async def _renew_in_loop(self, lease: Lease) -> None:
         delay_s = self._ttl_s / 3
-        failing = Seldom(every_s=SAY_EVERY_S)
+        failing = Seldom()
         while True:
             await self._clock.sleep(delay_s)
             asked_at_s = self._clock.monotonic()
@@ -211,7 +210,7 @@ class LeaseKeeper:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         delay_s = self._ttl_s / 3
-        failing = Seldom(every_s=SAY_EVERY_S)
+        failing = Seldom()
         while not stop.wait(delay_s):
             asked_at_s = self._clock.monotonic()
             try:

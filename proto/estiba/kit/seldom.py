@@ -4,7 +4,7 @@
 class Seldom:
     """Remembers when something was last said."""
 
-    def __init__(self, *, every_s: float) -> None:
+    def __init__(self, *, every_s: float = 10.0) -> None:
         self._every_s = every_s
         self._said_at_s = float("-inf")
 
