@@ -91,7 +91,7 @@ class Session:
         self._streams = streams
         self._clock = clock
         self._backoff = Backoff(first_s=FIRST_RETRY_S, most_s=MOST_RETRY_S, random=random)
-        self._failing: defaultdict[str, Seldom] = defaultdict(lambda: Seldom())
+        self._failing: defaultdict[str, Seldom] = defaultdict(Seldom)
         self._refused = False
         self._connected = False
 
