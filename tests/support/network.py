@@ -63,6 +63,18 @@ class Space:
         """Ask ``ip -json``."""
         return json.loads(self.run("ip", "-json", *words) or "[]")
 
+    def lasting(self) -> list[dict[str, Any]]:
+        """Return links and addresses without what the kernel settles a while after a change.
+
+        Whether a link is up follows its peer about a second later. Source: Linux
+        networking/operstates.
+        """
+        unsettled = {"operstate", "flags"}
+        return [
+            {key: value for key, value in link.items() if key not in unsettled}
+            for link in self.ip("addr", "show")
+        ]
+
     def link_names(self) -> set[str]:
         return {link["ifname"] for link in self.ip("link", "show")}
 
