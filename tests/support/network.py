@@ -64,16 +64,15 @@ class Space:
         return json.loads(self.run("ip", "-json", *words) or "[]")
 
     def lasting(self) -> list[dict[str, Any]]:
-        """Return links and addresses without what the kernel settles a while after a change.
+        """Return links and IPv4 addresses without what the kernel settles a while later.
 
-        Whether a link is up follows its peer about a second later. Source: Linux
-        networking/operstates.
+        Whether a link is up follows its peer about a second later (Linux
+        networking/operstates), and so does its link-local IPv6 address (RFC 4862, 5.4).
         """
-        unsettled = {"operstate", "flags"}
         return [
-            {key: value for key, value in link.items() if key not in unsettled}
-            for link in self.ip("addr", "show")
-        ]
+            {key: value for key, value in link.items() if key not in {"operstate", "flags"}}
+            for link in self.ip("-4", "addr", "show")
+        ] + [{"ifname": name} for name in sorted(self.link_names())]
 
     def link_names(self) -> set[str]:
         return {link["ifname"] for link in self.ip("link", "show")}
