@@ -50,6 +50,7 @@ async def test_a_line_in_many_small_pieces_is_put_together(node: Node) -> None:
 
 async def test_bytes_that_are_no_text_are_kept(node: Node) -> None:
     await node.run("c", "printf", "\\377\\000\\376\\n")
+    await node.end("c")
     await node.launcher.remove("c")
     assert node.log("c").read_bytes().endswith(b" stdout F \xff\x00\xfe\n")
 
