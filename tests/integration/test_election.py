@@ -99,8 +99,9 @@ async def until(store: AnyStore, key: str, holds: Callable[[Entry | None], bool]
         await watch_until(store, key, after=page.revision, revision=page.revision + 1)
 
 
-async def gone(store: AnyStore, key: str) -> None:
-    await until(store, key, lambda entry: entry is None)
+async def given_up(store: AnyStore, key: str, lease: int) -> None:
+    """Return when the key is no longer of this lease: gone, or another's already."""
+    await until(store, key, lambda entry: entry is None or entry.lease != lease)
 
 
 async def registered(store: AnyStore, member_id: str, lease: int) -> Entry:
@@ -222,7 +223,7 @@ async def test_a_lease_counts_as_lost_before_it_ends_in_etcd(
         async with running(member):
             fence = await member.leads()
             lease = await member.keeper.acquired()
-            ended_in_etcd = asyncio.create_task(gone(etcd_store, keys.LEADER))
+            ended_in_etcd = asyncio.create_task(given_up(etcd_store, keys.LEADER, lease.id))
             proxy.freeze()
             async with asyncio.timeout(10):
                 await lease.lost.wait()
