@@ -19,13 +19,10 @@ EstibaError
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 
 class EstibaError(Exception):
     """Root of this program's errors. Catch it only at a process boundary."""
-
-    retryable: ClassVar[bool] = False
 
 
 class StoreError(EstibaError):
@@ -38,8 +35,6 @@ class ConflictError(StoreError):
     To retry is to read again and decide again. Sending the same write twice
     would undo the change that beat us.
     """
-
-    retryable = True
 
     def __init__(self, key: str, *, read_at: int) -> None:
         super().__init__(f"{key} has changed since revision {read_at}")
@@ -67,13 +62,9 @@ class CompactedError(StoreError):
 class UnavailableError(StoreError):
     """The store did not answer, and nothing was written."""
 
-    retryable = True
-
 
 class OutcomeUnknownError(StoreError):
     """The store did not answer a write; whether it happened must be read back."""
-
-    retryable = True
 
 
 class InvalidError(EstibaError):
@@ -106,5 +97,3 @@ class DeniedError(EstibaError):
 
 class UnreachableError(EstibaError):
     """A node or a member does not answer; the message names it."""
-
-    retryable = True

@@ -23,6 +23,6 @@ if [ -z "$name" ] || [ ! -f "tests/benchmarks/$name.py" ]; then
 fi
 shift
 install_packages python3-venv etcd-server docker-registry slirp4netns nftables iproute2 util-linux \
-  busybox-static
+  busybox-static crun
 make_venv test
 exec "$root/.venv/bin/python" -m "tests.benchmarks.$name" "$@"

@@ -10,11 +10,8 @@ from typing import ClassVar
 
 from agent.kernel.libc import check, function, system_call
 
-MS_NOSUID = 0x2
-MS_NODEV = 0x4
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
-MS_SLAVE = 0x80000
 MNT_DETACH = 0x2
 
 ATTR_RDONLY = 0x1
@@ -65,7 +62,7 @@ _mount_setattr = system_call(
 
 
 def set_propagation(path: str, propagation: int) -> None:
-    """Change how mounts below ``path`` propagate: MS_PRIVATE or MS_SLAVE, recursively.
+    """Change how mounts below ``path`` propagate, recursively, such as by MS_PRIVATE.
 
     Source: mount_namespaces(7), SHARED SUBTREES.
     """

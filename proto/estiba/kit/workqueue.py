@@ -26,9 +26,6 @@ class WorkQueue(Generic[K]):
         if key not in self._taken:
             self._ready.put_nowait(key)
 
-    def add_after(self, delay_s: float, key: K) -> None:
-        asyncio.get_running_loop().call_later(delay_s, self.add, key)
-
     @asynccontextmanager
     async def take(self) -> AsyncIterator[K]:
         key = await self._ready.get()
