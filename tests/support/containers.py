@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -256,6 +257,7 @@ def namespace(pid: int | str, kind: str) -> str:
 
 
 def cgroup_folders(parent: str) -> list[Path]:
-    """Return all cgroups below a parent, in every hierarchy."""
+    """Return all cgroups below a parent, in every hierarchy; one may go while we look."""
     roots = [path / parent.strip("/") for path in Path("/sys/fs/cgroup").iterdir()]
-    return [path for root in roots if root.exists() for path in root.rglob("*") if path.is_dir()]
+    # Path.rglob raises when a folder vanishes under it; os.walk passes on.
+    return [Path(folder) for root in roots for folder, _, _ in os.walk(root) if folder != str(root)]

@@ -90,10 +90,9 @@ class Machine:
     def _cgroups_removed(self) -> bool:
         """Remove what can be removed; a cgroup stays busy for a moment after its last process."""
         for folder in self.cgroups():
-            inner = [path for path in folder.rglob("*") if path.is_dir()]
-            for path in [*sorted(inner, key=lambda path: len(path.parts), reverse=True), folder]:
+            for path, _, _ in os.walk(folder, topdown=False):
                 with suppress(OSError):
-                    path.rmdir()
+                    Path(path).rmdir()
         return not self.cgroups()
 
     def cgroups(self) -> list[Path]:
@@ -115,12 +114,13 @@ class Machine:
 
     def processes(self) -> set[int]:
         """Return the pids in this node's cgroups."""
-        return {
-            int(pid)
-            for folder in self.cgroups()
-            for tasks in folder.rglob("cgroup.procs")
-            for pid in tasks.read_text().split()
-        }
+        found: set[int] = set()
+        for folder in self.cgroups():
+            for path, _, _ in os.walk(folder):
+                # A container's cgroup may go while we look.
+                with suppress(OSError):
+                    found |= {int(pid) for pid in Path(path, "cgroup.procs").read_text().split()}
+        return found
 
 
 @asynccontextmanager
