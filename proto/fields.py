@@ -9,9 +9,14 @@ from collections.abc import Iterator
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
 
-from estiba.v1 import control_pb2, dispatcher_pb2, types_pb2
+from estiba.v1 import certificates_pb2, control_pb2, dispatcher_pb2, types_pb2
 
-FILES = (types_pb2.DESCRIPTOR, control_pb2.DESCRIPTOR, dispatcher_pb2.DESCRIPTOR)
+FILES = (
+    types_pb2.DESCRIPTOR,
+    control_pb2.DESCRIPTOR,
+    dispatcher_pb2.DESCRIPTOR,
+    certificates_pb2.DESCRIPTOR,
+)
 
 _SCALARS = {
     number: name.removeprefix("TYPE_").lower()

@@ -7,5 +7,6 @@ out=${1:-$here}
 cd "$here"
 PATH=$(dirname "$bin"):$PATH "$bin" -m grpc_tools.protoc -I. \
   --python_out="$out" --grpc_python_out="$out" --mypy_out="$out" --mypy_grpc_out="$out" \
-  estiba/v1/types.proto estiba/v1/control.proto estiba/v1/dispatcher.proto
+  estiba/v1/types.proto estiba/v1/control.proto estiba/v1/dispatcher.proto \
+  estiba/v1/certificates.proto
 PYTHONPATH="$out" "$bin" fields.py > "$out/fields.txt"

@@ -110,6 +110,21 @@ class ControlStub:
                 request_serializer=estiba_dot_v1_dot_control__pb2.GetClusterRequest.SerializeToString,
                 response_deserializer=estiba_dot_v1_dot_control__pb2.GetClusterResponse.FromString,
                 _registered_method=True)
+        self.CreateJoinToken = channel.unary_unary(
+                '/estiba.v1.Control/CreateJoinToken',
+                request_serializer=estiba_dot_v1_dot_control__pb2.CreateJoinTokenRequest.SerializeToString,
+                response_deserializer=estiba_dot_v1_dot_control__pb2.CreateJoinTokenResponse.FromString,
+                _registered_method=True)
+        self.ListJoinTokens = channel.unary_unary(
+                '/estiba.v1.Control/ListJoinTokens',
+                request_serializer=estiba_dot_v1_dot_control__pb2.ListJoinTokensRequest.SerializeToString,
+                response_deserializer=estiba_dot_v1_dot_control__pb2.ListJoinTokensResponse.FromString,
+                _registered_method=True)
+        self.RemoveJoinToken = channel.unary_unary(
+                '/estiba.v1.Control/RemoveJoinToken',
+                request_serializer=estiba_dot_v1_dot_control__pb2.RemoveJoinTokenRequest.SerializeToString,
+                response_deserializer=estiba_dot_v1_dot_control__pb2.RemoveJoinTokenResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -213,6 +228,27 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateJoinToken(self, request, context):
+        """Make a token that admits machines as nodes. Its text is in this answer alone. FAILED_PRECONDITION:
+        this member admits nobody, since it holds no authority.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJoinTokens(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveJoinToken(self, request, context):
+        """From now on the token admits nobody; nodes that it admitted stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -290,6 +326,21 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.GetCluster,
                     request_deserializer=estiba_dot_v1_dot_control__pb2.GetClusterRequest.FromString,
                     response_serializer=estiba_dot_v1_dot_control__pb2.GetClusterResponse.SerializeToString,
+            ),
+            'CreateJoinToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateJoinToken,
+                    request_deserializer=estiba_dot_v1_dot_control__pb2.CreateJoinTokenRequest.FromString,
+                    response_serializer=estiba_dot_v1_dot_control__pb2.CreateJoinTokenResponse.SerializeToString,
+            ),
+            'ListJoinTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJoinTokens,
+                    request_deserializer=estiba_dot_v1_dot_control__pb2.ListJoinTokensRequest.FromString,
+                    response_serializer=estiba_dot_v1_dot_control__pb2.ListJoinTokensResponse.SerializeToString,
+            ),
+            'RemoveJoinToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveJoinToken,
+                    request_deserializer=estiba_dot_v1_dot_control__pb2.RemoveJoinTokenRequest.FromString,
+                    response_serializer=estiba_dot_v1_dot_control__pb2.RemoveJoinTokenResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -697,6 +748,87 @@ class Control:
             '/estiba.v1.Control/GetCluster',
             estiba_dot_v1_dot_control__pb2.GetClusterRequest.SerializeToString,
             estiba_dot_v1_dot_control__pb2.GetClusterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateJoinToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/estiba.v1.Control/CreateJoinToken',
+            estiba_dot_v1_dot_control__pb2.CreateJoinTokenRequest.SerializeToString,
+            estiba_dot_v1_dot_control__pb2.CreateJoinTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJoinTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/estiba.v1.Control/ListJoinTokens',
+            estiba_dot_v1_dot_control__pb2.ListJoinTokensRequest.SerializeToString,
+            estiba_dot_v1_dot_control__pb2.ListJoinTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveJoinToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/estiba.v1.Control/RemoveJoinToken',
+            estiba_dot_v1_dot_control__pb2.RemoveJoinTokenRequest.SerializeToString,
+            estiba_dot_v1_dot_control__pb2.RemoveJoinTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

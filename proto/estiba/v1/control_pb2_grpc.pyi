@@ -60,6 +60,13 @@ class ControlStub:
     Logs: _grpc.UnaryStreamMultiCallable[_control_pb2.LogsRequest, _control_pb2.LogsResponse]
     """Stream what containers wrote."""
     GetCluster: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetClusterRequest, _control_pb2.GetClusterResponse]
+    CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_control_pb2.CreateJoinTokenRequest, _control_pb2.CreateJoinTokenResponse]
+    """Make a token that admits machines as nodes. Its text is in this answer alone. FAILED_PRECONDITION:
+    this member admits nobody, since it holds no authority.
+    """
+    ListJoinTokens: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListJoinTokensRequest, _control_pb2.ListJoinTokensResponse]
+    RemoveJoinToken: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveJoinTokenRequest, _control_pb2.RemoveJoinTokenResponse]
+    """From now on the token admits nobody; nodes that it admitted stay."""
 
 @_typing.type_check_only
 class ControlAsyncStub(ControlStub):
@@ -88,6 +95,13 @@ class ControlAsyncStub(ControlStub):
     Logs: _aio.UnaryStreamMultiCallable[_control_pb2.LogsRequest, _control_pb2.LogsResponse]  # type: ignore[assignment]
     """Stream what containers wrote."""
     GetCluster: _aio.UnaryUnaryMultiCallable[_control_pb2.GetClusterRequest, _control_pb2.GetClusterResponse]  # type: ignore[assignment]
+    CreateJoinToken: _aio.UnaryUnaryMultiCallable[_control_pb2.CreateJoinTokenRequest, _control_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
+    """Make a token that admits machines as nodes. Its text is in this answer alone. FAILED_PRECONDITION:
+    this member admits nobody, since it holds no authority.
+    """
+    ListJoinTokens: _aio.UnaryUnaryMultiCallable[_control_pb2.ListJoinTokensRequest, _control_pb2.ListJoinTokensResponse]  # type: ignore[assignment]
+    RemoveJoinToken: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveJoinTokenRequest, _control_pb2.RemoveJoinTokenResponse]  # type: ignore[assignment]
+    """From now on the token admits nobody; nodes that it admitted stay."""
 
 class ControlServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -203,5 +217,30 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.GetClusterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.GetClusterResponse, _abc.Awaitable[_control_pb2.GetClusterResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CreateJoinToken(
+        self,
+        request: _control_pb2.CreateJoinTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.CreateJoinTokenResponse, _abc.Awaitable[_control_pb2.CreateJoinTokenResponse]]:
+        """Make a token that admits machines as nodes. Its text is in this answer alone. FAILED_PRECONDITION:
+        this member admits nobody, since it holds no authority.
+        """
+
+    @_abc_1.abstractmethod
+    def ListJoinTokens(
+        self,
+        request: _control_pb2.ListJoinTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListJoinTokensResponse, _abc.Awaitable[_control_pb2.ListJoinTokensResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RemoveJoinToken(
+        self,
+        request: _control_pb2.RemoveJoinTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RemoveJoinTokenResponse, _abc.Awaitable[_control_pb2.RemoveJoinTokenResponse]]:
+        """From now on the token admits nobody; nodes that it admitted stay."""
 
 def add_ControlServicer_to_server(servicer: ControlServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

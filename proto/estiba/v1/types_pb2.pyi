@@ -1313,6 +1313,7 @@ class Member(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     LEADER_FIELD_NUMBER: _builtins.int
+    JOIN_ADDRESS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     address: _builtins.str
     """HOST:PORT of its API for agents, users and other members."""
@@ -1321,6 +1322,8 @@ class Member(_message.Message):
     version: _builtins.str
     leader: _builtins.bool
     """Computed when read."""
+    join_address: _builtins.str
+    """HOST:PORT of its listener for joining. Empty: it admits nobody."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -1332,10 +1335,11 @@ class Member(_message.Message):
         version: _builtins.str = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
         leader: _builtins.bool = ...,
+        join_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "id", b"id", "leader", b"leader", "started_at", b"started_at", "version", b"version", "web_address", b"web_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "id", b"id", "join_address", b"join_address", "leader", b"leader", "started_at", b"started_at", "version", b"version", "web_address", b"web_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1372,3 +1376,43 @@ class Cluster(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Cluster: _TypeAlias = Cluster  # noqa: Y015
+
+@_typing.final
+class JoinToken(_message.Message):
+    """JoinToken admits machines as nodes of the cluster, until it expires or is used up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    ADMITTED_FIELD_NUMBER: _builtins.int
+    SECRET_SHA256_FIELD_NUMBER: _builtins.int
+    uses: _builtins.int
+    """How many nodes it admits."""
+    secret_sha256: _builtins.bytes
+    """Stored only, never told: the SHA-256 of the secret."""
+    @_builtins.property
+    def metadata(self) -> Global___Metadata: ...
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def admitted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the nodes that it admitted. A node that asks again with the same key counts once."""
+
+    def __init__(
+        self,
+        *,
+        metadata: Global___Metadata | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        uses: _builtins.int = ...,
+        admitted: _abc.Iterable[_builtins.str] | None = ...,
+        secret_sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "metadata", b"metadata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "expires_at", b"expires_at", "metadata", b"metadata", "secret_sha256", b"secret_sha256", "uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JoinToken: _TypeAlias = JoinToken  # noqa: Y015
