@@ -27,9 +27,11 @@ from agent.tasks.runner import Tools
 from agent.tasks.runners import Runners
 from estiba.kit.clock import Clock
 from estiba.kit.lag import LagMonitor
+from estiba.kit.notify import Notifier
 from estiba.kit.serve import health_route, metrics_route, registry_for, serve
 
 CREATED_AT_A_TIME = 8
+UNSERVED = "no member serves this node"
 
 
 class VersionedCgroups(Cgroups, Protocol):
@@ -51,6 +53,7 @@ class Parts:
     network: Network
     cgroups: VersionedCgroups
     clock: Clock
+    notifier: Notifier
 
 
 class Agent:
@@ -92,12 +95,15 @@ class Agent:
         exporter = self._exporter(session, registry)
         routes = (
             metrics_route(registry, before=exporter.gather),
-            health_route(lambda: "" if session.connected else "no member serves this node"),
+            health_route(lambda: "" if session.connected else UNSERVED),
         )
         async with (
             serve(listen=self._config.metrics_listen, tls=self._config.tls, routes=routes),
             asyncio.TaskGroup() as group,
         ):
+            notifier = self._parts.notifier
+            notifier.ready(f"node {self._config.hostname}: {UNSERVED}")
+            group.create_task(notifier.stay_alive(), name="agent.alive")
             group.create_task(lag.run(), name="agent.lag")
             group.create_task(self._runners.run(), name="agent.tasks")
             group.create_task(session.run(), name="agent.session")
@@ -125,6 +131,9 @@ class Agent:
             streams=Streams(logs, usage),
             clock=parts.clock,
             random=random.random,
+            tell=lambda member: parts.notifier.status(
+                f"node {config.hostname}: {f'member {member} serves it' if member else UNSERVED}"
+            ),
         )
 
     def _exporter(self, session: Session, registry: CollectorRegistry) -> Exporter:

@@ -19,6 +19,7 @@ from agent.net.network import Network
 from agent.runtime.cgroups import Cgroups
 from estiba.kit import logs
 from estiba.kit.clock import SystemClock
+from estiba.kit.notify import Notifier
 from estiba.kit.tls import Identity, Role, identity_of
 
 log = logging.getLogger(__name__)
@@ -57,17 +58,23 @@ def check_identity(config: Config) -> None:
 
 async def run(config: Config) -> None:
     """Run the agent until SIGTERM or SIGINT."""
-    running = asyncio.create_task(_run(config), name="agent")
+    notifier = Notifier()
+    running = asyncio.create_task(_run(config, notifier), name="agent")
+
+    def stop() -> None:
+        notifier.stopping()
+        running.cancel()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, running.cancel)
+        loop.add_signal_handler(number, stop)
     try:
         await running
     except asyncio.CancelledError:
         log.info("stopped; containers go on")
 
 
-async def _run(config: Config) -> None:
+async def _run(config: Config, notifier: Notifier) -> None:
     config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     launcher = Launcher(config.launcher_socket)
     network = Network(config.state_dir)
@@ -78,6 +85,7 @@ async def _run(config: Config) -> None:
         network=network,
         cgroups=Cgroups(config.cgroup_parent),
         clock=SystemClock(),
+        notifier=notifier,
     )
     agent = Agent(config, parts)
     await network.start()

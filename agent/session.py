@@ -79,7 +79,9 @@ class Session:
         streams: Streams,
         clock: Clock,
         random: Callable[[], float],
+        tell: Callable[[str], None],
     ) -> None:
+        """``tell`` is given the id of the member that serves now, "" when none does any more."""
         self._configured = tuple(members)
         self._members = list(members)
         # So that a thousand agents with one configuration do not all ask its first member.
@@ -90,6 +92,7 @@ class Session:
         self._reporter = reporter
         self._streams = streams
         self._clock = clock
+        self._tell = tell
         self._backoff = Backoff(first_s=FIRST_RETRY_S, most_s=MOST_RETRY_S, random=random)
         self._failing: defaultdict[str, Seldom] = defaultdict(Seldom)
         self._refused = False
@@ -131,6 +134,8 @@ class Session:
                 ended = await self._converse(call, address)
                 raise await _reason(call, ended)
             finally:
+                if self._connected:
+                    self._tell("")
                 self._connected = False
                 call.cancel()
 
@@ -168,6 +173,7 @@ class Session:
         self._failing.clear()
         self._refused = False
         self._connected = True
+        self._tell(welcome.member_id)
         self._learn(welcome.member_addresses)
         return Pulse(
             welcome.heartbeat_ms / 1000 or DEFAULT_HEARTBEAT_S,

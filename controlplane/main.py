@@ -41,6 +41,7 @@ from estiba import wire
 from estiba.kit import logs
 from estiba.kit.clock import SystemClock
 from estiba.kit.lag import LagMonitor
+from estiba.kit.notify import Notifier
 from estiba.kit.race import race
 from estiba.kit.seldom import Seldom
 from estiba.kit.serve import health_route, metrics_route, registry_for
@@ -60,6 +61,7 @@ class Program:
         self._config = config
         self._timing = Timing()
         self._clock = SystemClock()
+        self._notifier = Notifier()
         self._registry = registry_for("estibad")
         self._instruments = Instruments(self._registry)
         self._lag = LagMonitor(self._registry)
@@ -85,12 +87,14 @@ class Program:
             cleanup.push_async_callback(self._store.close)
             cleanup.push_async_callback(self._peers.close)
             await race(self._serve(), _wait(stopping))
+            self._notifier.stopping()
             log.info("stopped")
 
     async def _serve(self) -> None:
         await self._wait_for_etcd()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lag.run(), name="lag")
+            group.create_task(self._notifier.stay_alive(), name="alive")
             group.create_task(self._member.run(), name="member")
             group.create_task(self._listen(), name="listen")
 
@@ -102,6 +106,7 @@ class Program:
             except UnavailableError as error:
                 if waiting.due(self._clock.monotonic()):
                     log.warning("waiting for etcd: %s", error)
+                    self._notifier.status(f"waiting for etcd: {error}")
                 await self._clock.sleep(RETRY_DELAY_S)
             else:
                 return
@@ -128,6 +133,7 @@ class Program:
                 on_denied=self._instruments.denied_calls.inc,
             ) as port:
                 log.info("%s serves at %s, port %d", config.member_id, config.listen, port)
+                self._notifier.ready(f"{config.member_id} serves at {config.listen}")
                 try:
                     await asyncio.Event().wait()
                 finally:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from agent.kernel import pidfd, prctl, signals
+from agent.kernel.notify import notify
 from agent.runtime.cgroups import Cgroups
 from agent.runtime.container import Container, Reply, failure
 from agent.runtime.containers import Containers
@@ -25,7 +26,7 @@ from agent.runtime.errors import ContainerError
 from agent.runtime.executions import Executions
 from agent.runtime.loop import Loop
 from agent.runtime.messages import PROTOCOL, Channel, Message, close_all, listen
-from agent.runtime.processes import raise_open_files, re_execute, say
+from agent.runtime.processes import raise_open_files, re_execute, say, stay_alive
 
 PROGRAM = "estiba-launcher"
 
@@ -78,7 +79,10 @@ class Launcher:
         gc.collect()
         gc.freeze()
         say(f"ready with {len(self._containers)} containers, cgroup v{self._cgroups.version}")
+        notify("READY=1", f"STATUS=serves at {self._socket_path}")
+        stay_alive(self._loop)
         self._loop.run()
+        notify("STOPPING=1")
         self._socket_path.unlink(missing_ok=True)
         self._cgroups.retire()
 

@@ -17,11 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from agent.kernel import prctl, signals
+from agent.kernel.notify import notify
 from agent.runtime.logfile import LogFile
 from agent.runtime.loop import Loop
 from agent.runtime.messages import Channel, Message, close_all, connect, encode, listen
 from agent.runtime.output import OutputPipes
-from agent.runtime.processes import raise_open_files, re_execute, say
+from agent.runtime.processes import raise_open_files, re_execute, say, stay_alive
 from agent.runtime.pumping import Pumping, Scratch
 from agent.runtime.spec import LogSettings
 
@@ -57,7 +58,10 @@ class LogPump:
         gc.collect()
         gc.freeze()
         say("ready")
+        notify("READY=1", f"STATUS=serves at {self._socket_path}")
+        stay_alive(self._loop)
         self._loop.run()
+        notify("STOPPING=1")
         self._socket_path.unlink(missing_ok=True)
 
     def _call_launcher(self) -> None:

@@ -13,6 +13,7 @@ from agent.kernel.pidfd import start_time
 from agent.launcher import ContainerInfo
 from agent.runtime.limits import Limits
 from tests.support.containers import BIN, Node, alive, cgroup_folders, read
+from tests.support.notify import listening
 
 FOREVER = ("sleep", "1000")
 
@@ -320,3 +321,21 @@ async def test_exits_missed_while_disconnected_are_told_once(node: Node) -> None
     await node.end("two")
     await node.launcher.list()
     assert told == ["one", "two"]
+
+
+async def test_launcher_and_log_pump_tell_a_service_manager_that_they_serve_live_and_stop(
+    node: Node, tmp_path: Path
+) -> None:
+    node.stop_all()
+    for name, start in (("pump", node.start_pump), ("launcher", node.start_launcher)):
+        with listening(tmp_path / f"{name}.notify") as manager:
+            node.environment = manager.environment | {"WATCHDOG_USEC": "400000"}
+            start()
+            heard = await asyncio.to_thread(manager.hear, "WATCHDOG=1")
+            assert heard == ["READY=1", f"STATUS=serves at {name}.sock", "WATCHDOG=1"]
+            await asyncio.to_thread(manager.hear, "WATCHDOG=1")
+            assert await asyncio.to_thread(node.stop, name) == 0
+            manager.hear("STOPPING=1")
+    node.environment = {}
+    node.start_pump()
+    node.start_launcher()

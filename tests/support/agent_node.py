@@ -9,6 +9,7 @@ from pathlib import Path
 from agent.assembly import Agent, Parts
 from agent.config import Config
 from estiba.kit.clock import SystemClock
+from estiba.kit.notify import Notifier
 from estiba.model import Resources
 from estiba.v1 import dispatcher_pb2 as dispatch
 from estiba.v1 import types_pb2 as v1
@@ -33,6 +34,8 @@ class Node:
     launcher: FakeLauncher = field(default_factory=FakeLauncher)
     images: FakeImages = field(default_factory=FakeImages)
     network: FakeNetwork = field(default_factory=FakeNetwork)
+    environment: dict[str, str] = field(default_factory=dict)
+    """Of the agent: where a service manager is told."""
 
     def config(self, *members: str) -> Config:
         return Config(
@@ -54,7 +57,14 @@ class Node:
 
     @asynccontextmanager
     async def agent(self, *members: Dispatcher) -> AsyncIterator[None]:
-        parts = Parts(self.launcher, self.images, self.network, FakeCgroups(), SystemClock())
+        parts = Parts(
+            self.launcher,
+            self.images,
+            self.network,
+            FakeCgroups(),
+            SystemClock(),
+            Notifier(self.environment),
+        )
         agent = Agent(self.config(*(member.address for member in members)), parts)
         running = asyncio.create_task(agent.run(), name="test.agent")
         try:

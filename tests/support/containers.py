@@ -65,6 +65,8 @@ class Node:
         self.layer = layer
         self.cgroup_parent = f"/estiba-test-{uuid.uuid4().hex[:12]}"
         self.launcher = Launcher(folder / "launcher.sock", patience_s=PATIENCE_S)
+        self.environment: dict[str, str] = {}
+        """What the programs find in theirs, besides ours."""
         self.ends: dict[str, ContainerExit] = {}
         self._ended: dict[str, asyncio.Event] = {}
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
@@ -90,7 +92,9 @@ class Node:
         )
 
     def _start(self, name: str, program: str, *arguments: str) -> None:
-        self._programs[name] = subprocess.Popen([BIN / program, *arguments], cwd=self.folder)
+        self._programs[name] = subprocess.Popen(
+            [BIN / program, *arguments], cwd=self.folder, env=os.environ | self.environment
+        )
 
     def pid(self, name: str) -> int:
         return self._programs[name].pid

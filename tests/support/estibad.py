@@ -1,6 +1,7 @@
 """Real estibads as processes, with a real etcd, all over mutual TLS on loopback."""
 
 import asyncio
+import os
 import shutil
 import signal
 import socket
@@ -36,6 +37,8 @@ class Estibad:
     folder: Path
     port: int
     web_port: int
+    environment: dict[str, str] = field(default_factory=dict)
+    """What it finds in its own, besides ours."""
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -53,7 +56,8 @@ class Estibad:
     def start(self) -> None:
         with (self.folder / f"{self.name}.log").open("ab") as log:
             command = [str(PROGRAM), "--config", str(self.folder / f"{self.name}.toml")]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            environment = os.environ | self.environment
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
