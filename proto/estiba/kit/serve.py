@@ -3,8 +3,10 @@
 Knows how to serve and whom; what is served are the routes that it is given.
 """
 
+import asyncio
 import importlib.metadata
 import platform
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -14,7 +16,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
-from estiba.kit.tls import Identity, Role, TlsFiles, identity_of
+from estiba.kit.handshakes import NotedSocket, Refused
+from estiba.kit.tls import Identity, Role, ServerTls, identity_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -35,32 +38,72 @@ class Route:
 
 @asynccontextmanager
 async def serve(
-    *, listen: str, tls: TlsFiles | None, routes: Iterable[Route]
+    *,
+    listen: str,
+    tls: ServerTls | None,
+    routes: Iterable[Route],
+    on_refused: Refused | None = None,
 ) -> AsyncIterator[str]:
     """Serve for the length of the block; yield the address, with the port that was opened.
 
     Args:
         listen: HOST:PORT; an IPv6 host stands in brackets; port 0 is any free one.
         tls: None serves in clear text, to anybody: an operator's explicit choice.
+        on_refused: is told of each handshake that fails.
 
     Raises:
         OSError: the address cannot be listened on.
         ValueError: ``listen`` is no HOST:PORT.
     """
-    host, port = split_address(listen)
     app = web.Application()
     for route in routes:
         app.router.add_get(route.path, route.handler if tls is None else _guarded(route))
+    context = None if tls is None else tls.server_context(on_refused)
+    async with listening(app, listen=listen, context=context) as address:
+        yield address
+
+
+@asynccontextmanager
+async def listening(
+    app: web.Application, *, listen: str, context: ssl.SSLContext | None
+) -> AsyncIterator[str]:
+    """Serve an application of any kind; arguments and errors as of `serve`."""
+    host, port = split_address(listen)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
-        context = None if tls is None else tls.server_context()
-        site = web.TCPSite(runner, host, port, ssl_context=context)
-        await site.start()
+        for family, address in await _addresses(host, port):
+            site = web.SockSite(runner, _listener(family, address), ssl_context=context)
+            await site.start()
         opened: int = runner.addresses[0][1]
         yield f"[{host}]:{opened}" if ":" in host else f"{host}:{opened}"
     finally:
         await runner.cleanup()
+
+
+async def _addresses(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
+    """Return all that a name stands for: localhost is two, if the machine has IPv6."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+
+
+def _listener(family: int, address: tuple[object, ...]) -> socket.socket:
+    listener = NotedSocket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.setblocking(False)
+        listener.bind(address)
+    except OSError as fault:
+        listener.close()
+        reason = (fault.strerror or "").lower()
+        raise OSError(
+            fault.errno, f"cannot listen on {address[0]}:{address[1]}: {reason}"
+        ) from None
+    return listener
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -1,17 +1,21 @@
 """Who is on the other end: certificates as both programs read and check them.
 
-A certificate's subject says who its holder is: CN the id, O the role. A role never
-works as another: the members' server name stands only in members' certificates, so
-a node cannot pass for the control plane.
+A certificate's subject says who its holder is: CN the id, O the role, OU a node's host
+name. A role never works as another: the members' server name stands only in members'
+certificates, so a node cannot pass for the control plane.
 """
 
+import os
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import grpc
+
+from estiba.kit.handshakes import Refused, watch_handshakes
 
 # One fixed server name for all members of a cluster, so that an agent may reach any of them under
 # any address; and one for the metrics of all agents, which Prometheus checks.
@@ -32,46 +36,119 @@ class Role(StrEnum):
 class Identity:
     role: Role
     name: str
+    hostname: str = field(default="", compare=False)
+    """Of a node; "" if its certificate binds none."""
 
     def __str__(self) -> str:
         return f"{self.role.value.removeprefix('estiba:')}:{self.name}"
 
 
+class ServerTls(Protocol):
+    """What serves HTTPS needs: files read once, or files that are read again."""
+
+    def server_context(self, on_refused: Refused | None = None) -> ssl.SSLContext: ...
+
+
+class ChannelTls(Protocol):
+    """What opens channels needs."""
+
+    @property
+    def generation(self) -> int:
+        """Grows when there is another certificate: channels that are older have the former."""
+
+    def channel_credentials(self) -> grpc.ChannelCredentials: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pems:
+    """What the files hold, of one reading. Certificate and key may be the same text."""
+
+    ca: bytes
+    cert: bytes
+    key: bytes = field(repr=False)
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Let new handshakes show this certificate.
+
+        Raises:
+            ssl.SSLError: the key is not the certificate's, or one of them is none.
+        """
+        both = self.cert if self.cert == self.key else self.cert + b"\n" + self.key
+        # OpenSSL reads files alone, and reads one twice: this one nobody replaces in between.
+        file = os.memfd_create("certificate")
+        try:
+            os.write(file, both)
+            # An empty password: it would ask for one on the terminal.
+            context.load_cert_chain(f"/proc/self/fd/{file}", password="")
+        finally:
+            os.close(file)
+
+    def server_context(self, on_refused: Refused | None = None) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.load_into(context)
+        context.load_verify_locations(cadata=self.ca.decode())
+        context.verify_mode = ssl.CERT_REQUIRED
+        # A session that is resumed is not verified again: its certificate may have ended.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+        if on_refused is not None:
+            watch_handshakes(context, on_refused)
+        return context
+
+    def server_certificate(self) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(self.key, self.cert)], root_certificates=self.ca
+        )
+
+    def channel_credentials(self) -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials(
+            root_certificates=self.ca, private_key=self.key, certificate_chain=self.cert
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Paths of PEM files: the authority we trust, our certificate, our key."""
+    """Paths of PEM files: the authority we trust, our certificate, our key.
+
+    Certificate and key may be one file. What is made of them here stays as it was made;
+    `estiba.kit.livetls` takes over new files.
+    """
 
     ca: Path
     cert: Path
     key: Path
 
+    @property
+    def generation(self) -> int:
+        return 0
+
+    def read(self) -> Pems:
+        """Raise OSError for a file that cannot be read."""
+        cert = self.cert.read_bytes()
+        return Pems(
+            ca=self.ca.read_bytes(),
+            cert=cert,
+            key=cert if self.key == self.cert else self.key.read_bytes(),
+        )
+
     def server_credentials(self) -> grpc.ServerCredentials:
         """Serve gRPC, and demand a certificate of every caller."""
+        pems = self.read()
         return grpc.ssl_server_credentials(
-            [(self.key.read_bytes(), self.cert.read_bytes())],
-            root_certificates=self.ca.read_bytes(),
-            require_client_auth=True,
+            [(pems.key, pems.cert)], root_certificates=pems.ca, require_client_auth=True
         )
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        return grpc.ssl_channel_credentials(
-            root_certificates=self.ca.read_bytes(),
-            private_key=self.key.read_bytes(),
-            certificate_chain=self.cert.read_bytes(),
-        )
+        return self.read().channel_credentials()
 
-    def server_context(self) -> ssl.SSLContext:
+    def server_context(self, on_refused: Refused | None = None) -> ssl.SSLContext:
         """Serve HTTPS, and demand a certificate of every caller."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self.cert, self.key)
-        context.load_verify_locations(self.ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-        return context
+        return self.read().server_context(on_refused)
 
     def client_context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.ca))
-        context.load_cert_chain(self.cert, self.key)
+        self.read().load_into(context)
         return context
 
 
@@ -93,6 +170,11 @@ def identity_of(certificate_pem: bytes) -> Identity:
     subject = x509.load_pem_x509_certificate(certificate_pem).subject
     names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     roles = subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
-    if len(names) != 1 or len(roles) != 1 or not names[0].value:
-        raise ValueError(f"certificate subject {subject.rfc4514_string()!r} needs one CN and one O")
-    return Identity(Role(str(roles[0].value)), str(names[0].value))
+    hostnames = subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    if len(names) != 1 or len(roles) != 1 or len(hostnames) > 1 or not names[0].value:
+        raise ValueError(
+            f"certificate subject {subject.rfc4514_string()!r} needs one CN, one O"
+            " and at most one OU"
+        )
+    hostname = str(hostnames[0].value) if hostnames else ""
+    return Identity(Role(str(roles[0].value)), str(names[0].value), hostname)
