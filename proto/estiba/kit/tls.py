@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
-
-import grpc
+from typing import TYPE_CHECKING, Protocol
 
 from estiba.kit.handshakes import Refused, watch_handshakes
+
+if TYPE_CHECKING:
+    # Imported where it is used: a machine that joins speaks no gRPC yet.
+    import grpc
 
 # One fixed server name for all members of a cluster, so that an agent may reach any of them under
 # any address; and one for the metrics of all agents, which Prometheus checks.
@@ -56,7 +58,7 @@ class ChannelTls(Protocol):
     def generation(self) -> int:
         """Grows when there is another certificate: channels that are older have the former."""
 
-    def channel_credentials(self) -> grpc.ChannelCredentials: ...
+    def channel_credentials(self) -> "grpc.ChannelCredentials": ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +98,16 @@ class Pems:
             watch_handshakes(context, on_refused)
         return context
 
-    def server_certificate(self) -> grpc.ServerCertificateConfiguration:
+    def server_certificate(self) -> "grpc.ServerCertificateConfiguration":
+        import grpc
+
         return grpc.ssl_server_certificate_configuration(
             [(self.key, self.cert)], root_certificates=self.ca
         )
 
-    def channel_credentials(self) -> grpc.ChannelCredentials:
+    def channel_credentials(self) -> "grpc.ChannelCredentials":
+        import grpc
+
         return grpc.ssl_channel_credentials(
             root_certificates=self.ca, private_key=self.key, certificate_chain=self.cert
         )
@@ -132,14 +138,16 @@ class TlsFiles:
             key=cert if self.key == self.cert else self.key.read_bytes(),
         )
 
-    def server_credentials(self) -> grpc.ServerCredentials:
+    def server_credentials(self) -> "grpc.ServerCredentials":
         """Serve gRPC, and demand a certificate of every caller."""
+        import grpc
+
         pems = self.read()
         return grpc.ssl_server_credentials(
             [(pems.key, pems.cert)], root_certificates=pems.ca, require_client_auth=True
         )
 
-    def channel_credentials(self) -> grpc.ChannelCredentials:
+    def channel_credentials(self) -> "grpc.ChannelCredentials":
         return self.read().channel_credentials()
 
     def server_context(self, on_refused: Refused | None = None) -> ssl.SSLContext:
