@@ -61,18 +61,19 @@ class Target:
 def find(
     servers: Sequence[str], tls_dir: Path | None, environment: Mapping[str, str] = os.environ
 ) -> Target:
-    """Decide which cluster is meant: what was said, else the environment, else the local one.
+    """Decide which cluster is meant: what was said, else the environment, else the local one,
+    else the one that this machine controls.
 
     Raises:
         CliError: there is none, or there is nothing to identify ourselves with.
     """
-    folder = local.folder(environment)
-    described = local.read(folder)
+    described = local.find(environment)
     named = [name for word in servers for name in word.split(",") if name]
     named = named or [name for name in environment.get("ESTIBA_SERVER", "").split(",") if name]
     if not named and described is None:
         raise CliError(
-            f"no cluster: none runs in {folder} (start one with `estiba dev up`), "
+            f"no cluster: none runs in {local.folder(environment)} (start one with "
+            "`estiba dev up`), this machine controls none (`estiba cluster init` makes it), "
             "and neither --server nor ESTIBA_SERVER names another"
         )
     tls = _tls(tls_dir, environment, described)

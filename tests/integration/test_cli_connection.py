@@ -11,10 +11,12 @@ from typing import Any
 import grpc
 import pytest
 
-from controlplane.cli import listing
+from controlplane.cli import listing, local
 from controlplane.cli.connection import Connection, NoAnswerError, RefusedError, Target, find
 from controlplane.cli.dev import authority, plan, state
 from controlplane.cli.errors import CliError
+from controlplane.cli.setup import texts
+from controlplane.cli.setup.places import Places
 from estiba.kit.tls import TlsFiles
 from estiba.v1 import control_pb2, types_pb2
 
@@ -184,6 +186,25 @@ def test_the_server_named_last_wins_and_the_local_cluster_lends_its_certificates
     assert find((), None, environment).servers == ("a:1", "b:2")
     assert find(("c:3",), None, environment).servers == ("c:3",)
     assert find(("c:3",), None, environment).tls == files(certified, "user")
+
+
+def test_a_machine_that_controls_a_cluster_means_it_unless_a_local_one_runs_or_is_named(
+    certified: plan.Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "DEFAULT_FOLDER", tmp_path / "dev")
+    root = tmp_path / "root"
+    here = Places(root).cluster_json
+    here.parent.mkdir(parents=True)
+    tls = files(certified, "user")
+    here.write_text(texts.cluster_json(name="default", servers=["a:1"], tls=tls))
+
+    assert find((), None, {"ESTIBA_ROOT": str(root)}) == Target(("a:1",), tls)
+    with pytest.raises(CliError, match=f"none runs in {tmp_path}/named"):
+        find((), None, {"ESTIBA_ROOT": str(root), "ESTIBA_DIR": str(tmp_path / "named")})
+    (tmp_path / "dev").mkdir()
+    local_one = texts.cluster_json(name="dev", servers=["b:2"], tls=tls)
+    (tmp_path / "dev/cluster.json").write_text(local_one)
+    assert find((), None, {"ESTIBA_ROOT": str(root)}).servers == ("b:2",)
 
 
 def test_without_a_cluster_or_a_certificate_the_way_to_one_is_told(tmp_path: Path) -> None:

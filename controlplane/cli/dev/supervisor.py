@@ -166,7 +166,7 @@ class Supervisor:
 
 def _listen(layout: plan.Layout) -> dict[str, socket.socket]:
     """Open the host's ports: those of the last time, else the usual ones, else any."""
-    before = (local.read(layout.folder) or {}).get("ports", {})
+    before = (local.read(layout.folder / "cluster.json") or {}).get("ports", {})
     found = {}
     for port in plan.ports(layout):
         found[port.name] = _listen_on(before.get(port.name, port.wanted))
