@@ -50,12 +50,8 @@ def make_key_and_request(*, name: str, role: str, hostname: str = "") -> tuple[b
         hostname: of a node; a node may not claim another one later.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    return pem, make_request(pem, name=name, role=role, hostname=hostname)
+    text = key_text(key)
+    return text, make_request(text, name=name, role=role, hostname=hostname)
 
 
 def make_request(key_pem: bytes, *, name: str, role: str, hostname: str = "") -> bytes:
@@ -89,6 +85,15 @@ def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return key
     raise ValueError("the key is no elliptic-curve key")
+
+
+def key_text(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return a key as PEM."""
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
 
 
 def key_id(key: ec.EllipticCurvePublicKey) -> str:
