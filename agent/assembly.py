@@ -108,13 +108,27 @@ class Agent:
             group.create_task(self._runners.run(), name="agent.tasks")
             group.create_task(session.run(), name="agent.session")
 
+    async def clear(self) -> None:
+        """Stop all that an earlier agent left, as a node does that was removed; return when
+        nothing is left of any container.
+        """
+        self._folders.make()
+        known = self._load()
+        await self._runners.adopt(known)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(self._runners.run(), name="agent.tasks")
+            await self._book(known).clear()
+            running.cancel()
+
     def _load(self) -> Known | None:
         kept = self._journal.load_assignments()
         return None if kept is None else accept(Known(), kept)[0]
 
+    def _book(self, known: Known | None) -> Book:
+        return Book(known, journal=self._journal, runners=self._runners, reporter=self._reporter)
+
     def _session(self, known: Known | None) -> Session:
         config, parts = self._config, self._parts
-        book = Book(known, journal=self._journal, runners=self._runners, reporter=self._reporter)
         usage = UsageMeter(tasks=self._runners, cgroups=parts.cgroups, clock=parts.clock)
         logs = LogReader(self._folders, node_id=config.node_id, name_of=self._runners.name_of)
         return Session(
@@ -126,7 +140,7 @@ class Agent:
                 launcher_protocol=parts.launcher.protocol,
                 cgroup_version=parts.cgroups.version,
             ),
-            book=book,
+            book=self._book(known),
             reporter=self._reporter,
             streams=Streams(logs, usage),
             clock=parts.clock,

@@ -55,3 +55,9 @@ class StaleError(SessionError):
 
 class RemovedError(SessionError):
     """The node was removed from the cluster: nothing of it may run here."""
+
+
+def first_of(faults: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first fault of a group, however deep it lies."""
+    first = faults.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first

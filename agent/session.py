@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import grpc
 
 from agent.book import Book
-from agent.errors import RemovedError, SessionError, StaleError
+from agent.errors import RemovedError, SessionError, StaleError, first_of
 from agent.reporter import Reporter
 from agent.streams import Streams
 from estiba.kit.backoff import Backoff
@@ -150,7 +150,7 @@ class Session:
                 group.create_task(self._reporter.run(voice.report), name="session.reports")
                 await self._listen(call, pulse, group, address)
         except* (SessionError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as faults:
-            ended = _first(faults)
+            ended = first_of(faults)
         return ended
 
     async def _greet(self, call: Call) -> Pulse:
@@ -269,8 +269,3 @@ async def _reason(call: Call, ended: BaseException) -> SessionError:
             return ended
         return SessionError(f"{code.name}: {details}")
     return ended if isinstance(ended, SessionError) else SessionError(str(ended))
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -62,6 +62,13 @@ class NodeNetwork:
         self._nft.run(rules_of(segments))
         self._segments = list(segments)
 
+    def remove(self) -> None:
+        """Delete every link of ours, and the table."""
+        self._nft.run(rules_of([]))
+        ours = [each for each in self._node.links() if each.group in {LINK_GROUP, _DOOMED_GROUP}]
+        self.delete([link.name for link in ours])
+        self._segments, self._bridges = [], {}
+
     def has(self, segment: Segment) -> bool:
         """Tell whether the segment was converged and nothing about it has changed since."""
         return segment in self._segments

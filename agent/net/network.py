@@ -70,6 +70,10 @@ class Network:
         living = frozenset(container_ids)
         await self._in_thread(lambda: self._adopt(living))
 
+    async def remove(self) -> None:
+        """Leave nothing of any network: no link, no rule, no address known."""
+        await self._in_thread(self._remove)
+
     async def close(self) -> None:
         """Let go of the kernel; containers stay connected."""
         await self._in_thread(self._close)
@@ -154,6 +158,11 @@ class Network:
 
     def _save(self) -> None:
         addresses.save(self._book, self._path)
+
+    def _remove(self) -> None:
+        self._kernel().remove()
+        self._book = AddressBook()
+        self._path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._node is not None:

@@ -5,14 +5,12 @@ agent is answered once; ends of containers are told to everybody who is connecte
 """
 
 import argparse
-import fcntl
 import gc
 import os
 import re
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,13 +24,12 @@ from agent.runtime.errors import ContainerError
 from agent.runtime.executions import Executions
 from agent.runtime.loop import Loop
 from agent.runtime.messages import PROTOCOL, Channel, Message, close_all, listen
-from agent.runtime.processes import raise_open_files, re_execute, say, stay_alive
+from agent.runtime.processes import lock_folder, raise_open_files, re_execute, say, stay_alive
 
 PROGRAM = "estiba-launcher"
 
 _CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 _LIST_CHUNK = 100
-_LOCK_PATIENCE_S = 5.0
 
 
 class Launcher:
@@ -180,27 +177,6 @@ def _container_id(message: Message) -> str:
     return container_id
 
 
-def lock_state(folder: Path) -> int:
-    """Make a folder this launcher's alone, as long as it lives.
-
-    Raises:
-        BlockingIOError: another launcher has it.
-    """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + _LOCK_PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            # A child that was just forked when its launcher was killed lets go at once.
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-        else:
-            return lock
-
-
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Start and watch containers.")
     parser.add_argument("--state", type=Path, required=True, help="folder for its records")
@@ -215,7 +191,7 @@ def main() -> int:
     options = parse_arguments(sys.argv[1:])
     prctl.set_name(PROGRAM)
     try:
-        lock_state(options.state)
+        lock_folder(options.state)
     except BlockingIOError:
         say(f"another launcher works in {options.state}")
         return 1

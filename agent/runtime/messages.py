@@ -42,6 +42,8 @@ def decode(data: bytes) -> Message:
 
 def listen(path: Path) -> socket.socket:
     """Listen at a path that only root can reach; replaces what a dead listener left."""
+    # After a boot there is no /run/estiba, unless somebody has made it for us.
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     mask = os.umask(0o177)

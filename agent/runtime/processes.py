@@ -1,5 +1,6 @@
 """How launcher and log pump run: re-executed small, watched over, one line a message."""
 
+import fcntl
 import os
 import resource
 import sys
@@ -12,6 +13,7 @@ from agent.kernel import mounts, namespaces, notify, pidfd
 from agent.runtime.loop import Loop
 
 _SOURCES = Path(__file__).parents[2]
+_LOCK_PATIENCE_S = 5.0
 
 
 def re_execute(module: str, arguments: Sequence[str]) -> NoReturn:
@@ -49,6 +51,27 @@ def raise_open_files() -> tuple[int, int]:
     given = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (given[1], given[1]))
     return given
+
+
+def lock_folder(folder: Path) -> int:
+    """Make a folder this process's alone, as long as it lives.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # A child that was just forked when its parent was killed lets go at once.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return lock
 
 
 def in_child(loop: Loop, work: Callable[[], None], done: Callable[[int], None]) -> None:

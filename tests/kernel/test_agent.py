@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.launcher import Launcher
 from estiba.v1 import dispatcher_pb2 as dispatch
 from estiba.v1 import types_pb2 as v1
 from estiba.wire import duration
@@ -316,3 +317,114 @@ async def test_health_is_checked_in_every_way(
     os.kill(status.pid, signal.SIGUSR1)
     status = await member.status(TASK, lambda status: status.run == 2)
     assert status.last_run.message.startswith("unhealthy: 2 checks in a row failed")
+
+
+# ---------------------------------------------------------------------------------------- leaving
+
+
+OTHER = "web0001.2.1.1"
+
+
+async def run_two(member: Dispatcher, registry: RunningRegistry) -> None:
+    """Have a task that ends when it is asked to, and one that does not."""
+    polite = "trap 'exit 23' TERM; echo ready; while :; do sleep 0.1; done"
+    stubborn = "trap '' TERM; while :; do sleep 0.1; done"
+    other = assignment(registry, "sh", "-c", stubborn, task_id=OTHER, slot=2)
+    member.assign(assignment(registry, "sh", "-c", polite), other)
+    for task_id in (TASK, OTHER):
+        await member.status(task_id, is_running)
+    await told(member, "ready")
+
+
+async def done(*argv: str | Path) -> None:
+    assert await (await asyncio.create_subprocess_exec(*argv)).wait() == 0
+
+
+def assert_nothing_is_left_of(node: Machine) -> None:
+    assert node.containers() == set()
+    assert node.processes() == set()
+    assert node.links() == set()
+    assert node.tables() == ""
+    assert not node.state.exists()
+
+
+async def test_a_node_that_is_cleared_stops_its_containers_in_good_order_and_leaves_nothing(
+    node: Machine, member: Dispatcher, registry: RunningRegistry
+) -> None:
+    await run_two(member, registry)
+    assert node.links() > {"br4097"}
+    await node.end("agent")
+    ends: dict[str, int | None] = {}
+    witness = Launcher(node.folder / "launcher.sock")
+    witness.on_exit(lambda ended: ends.update({ended.container_id: ended.exit_code}))
+    watching = asyncio.create_task(witness.run())
+    await witness.list()
+
+    assert await node.clear() == (0, "")
+
+    assert ends == {f"{TASK}-r1": 23, f"{OTHER}-r1": 137}
+    assert await witness.list() == []
+    watching.cancel()
+    assert_nothing_is_left_of(node)
+    assert await node.clear() == (0, "")
+    assert_nothing_is_left_of(node)
+
+
+async def test_a_node_is_cleared_without_its_launcher_too(
+    node: Machine, member: Dispatcher, registry: RunningRegistry
+) -> None:
+    await run_two(member, registry)
+    for program in ("agent", "launcher", "log-pump"):
+        await node.end(program, signal.SIGKILL)
+
+    code, said = await node.clear()
+
+    assert code == 0, said
+    assert_nothing_is_left_of(node)
+    assert node.cgroups() == []
+
+
+async def test_a_node_whose_agent_works_is_not_cleared(
+    node: Machine, member: Dispatcher, registry: RunningRegistry
+) -> None:
+    member.assign(assignment(registry, "sleep", "1000"))
+    status = await member.status(TASK, is_running)
+
+    said = f"estiba-agent: another agent works in {node.state}: stop it first"
+    assert await node.clear() == (1, said)
+
+    assert Path(f"/proc/{status.pid}").exists()
+
+
+async def test_what_somebody_else_keeps_or_has_mounted_in_the_state_folder_stays(
+    node: Machine, member: Dispatcher, registry: RunningRegistry
+) -> None:
+    await node.end("agent")
+    strange = node.state / "images" / "strange"
+    strange.mkdir()
+    await done("mount", "-t", "tmpfs", "tmpfs", strange)
+    try:
+        code, said = await node.clear()
+    finally:
+        await done("umount", strange)
+    assert code == 1
+    assert said.endswith(f"something is mounted at {strange}: unmount it, then try again")
+    (node.state / "somebody's").write_text("theirs")
+
+    assert await node.clear() == (0, "")
+
+    assert [path.name for path in node.state.iterdir()] == ["somebody's"]
+
+
+@pytest.mark.parametrize("after_s", [0.3, 0.5, 0.7, 0.9, 1.1])
+async def test_clearing_that_is_killed_at_any_moment_is_finished_by_the_next(
+    node: Machine, member: Dispatcher, registry: RunningRegistry, after_s: float
+) -> None:
+    await run_two(member, registry)
+    await node.end("agent")
+
+    await node.clear(kill_after_s=after_s)
+
+    code, said = await node.clear()
+    assert code == 0, said
+    assert_nothing_is_left_of(node)

@@ -54,6 +54,33 @@ class Machine:
                 *self._space.command(str(BIN / argv[0]), *argv[1:]), stdout=output, stderr=output
             )
 
+    async def clear(self, *, kill_after_s: float = float("inf")) -> tuple[int, str]:
+        """Run ``estiba-agent --clear``; return its exit code, and what it says of a fault.
+
+        Args:
+            kill_after_s: kill it then, if it still runs.
+        """
+        program = await asyncio.create_subprocess_exec(
+            *self._space.command(str(BIN / "estiba-agent"), "--clear"),
+            *("--config", str(self.folder / "agent.toml")),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        saying = asyncio.create_task(program.communicate())
+        await asyncio.wait([saying], timeout=min(kill_after_s, 60.0))
+        if not saying.done():
+            program.kill()
+        said = (await saying)[1].decode()
+        code = -1 if program.returncode is None else program.returncode
+        faults = [line for line in said.splitlines() if line.startswith("estiba-agent: ")]
+        return code, "".join(faults) or said
+
+    def links(self) -> set[str]:
+        """Return the links of the node's namespace but its loopback."""
+        return self._space.link_names() - {"lo"}
+
+    def tables(self) -> str:
+        return self._space.run("nft", "list", "tables")
+
     def configure(self, member: str) -> None:
         tls = self._certificates.of("n1")
         (self.folder / "agent.toml").write_text(
