@@ -118,7 +118,7 @@ lock() {
   }
 }
 
-install() {
+bring_up() {
   step 'Checks'
   check_machine
   lock
@@ -152,7 +152,7 @@ token=${token:-${ESTIBA_JOIN_TOKEN:-}}
 unset ESTIBA_JOIN_TOKEN
 [ "$(id -u)" = 0 ] || die 'users, units and folders of the system need root: type it with sudo'
 case $action in
-  install) install ;;
+  install) bring_up ;;
   uninstall)
     lock
     uninstall
