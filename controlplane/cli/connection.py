@@ -88,7 +88,8 @@ def _tls(
     tls_dir: Path | None, environment: Mapping[str, str], described: Mapping[str, Any] | None
 ) -> TlsFiles:
     if tls_dir is not None:
-        return TlsFiles(tls_dir / "ca.pem", tls_dir / "cert.pem", tls_dir / "key.pem")
+        cert, key = tls_dir / "cert.pem", tls_dir / "key.pem"
+        return TlsFiles(tls_dir / "ca.pem", cert, key if key.exists() else cert)
     given = [environment.get(f"ESTIBA_TLS_{name}", "") for name in ("CA", "CERT", "KEY")]
     if all(given):
         return TlsFiles(*map(Path, given))
@@ -98,7 +99,8 @@ def _tls(
     if isinstance(files, dict):
         return TlsFiles(Path(files["ca"]), Path(files["cert"]), Path(files["key"]))
     raise CliError(
-        "no certificate: name a folder with ca.pem, cert.pem and key.pem by --tls-dir, "
+        "no certificate: name a folder with ca.pem, cert.pem and, unless the key is in there "
+        "too, key.pem by --tls-dir, "
         "or set ESTIBA_TLS_CA, ESTIBA_TLS_CERT and ESTIBA_TLS_KEY"
     )
 

@@ -60,7 +60,8 @@ class Nouns(click.Group):
 @click.option(
     "--tls-dir",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Folder with ca.pem, cert.pem and key.pem to identify yourself with. Default: "
+    help="Folder with ca.pem, cert.pem and, unless the key is in there too, key.pem to identify "
+    "yourself with. Default: "
     "ESTIBA_TLS_CA, ESTIBA_TLS_CERT and ESTIBA_TLS_KEY, else those of the local cluster.",
 )
 @click.version_option(package_name="estiba", prog_name="estiba")

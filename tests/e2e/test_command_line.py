@@ -98,7 +98,7 @@ def test_who_stops_waiting_is_told_that_the_change_stays(cluster: DevCluster, se
 
 def test_a_nodes_certificate_does_not_declare_services(cluster: DevCluster, tmp_path: Path) -> None:
     pki = cluster.folder / "pki"
-    for name, copied in (("ca.pem", "ca"), ("cert.pem", "n1"), ("key.pem", "n1-key")):
+    for name, copied in (("ca.pem", "ca"), ("cert.pem", "n1")):
         (tmp_path / name).write_bytes((pki / f"{copied}.pem").read_bytes())
     said = cluster.run("--tls-dir", str(tmp_path), "service", "ls")
     assert said.code == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from estiba.kit.tls import TlsFiles
 from tests.support.dev import DevCluster
 from tests.support.prometheus import Prometheus, running_prometheus
 from tests.support.waiting import eventually
@@ -19,8 +20,8 @@ from tests.support.waiting import eventually
 @pytest.fixture
 def prometheus(cluster: DevCluster, tmp_path: Path) -> Iterator[Prometheus]:
     described = cluster.described
-    files = {name: Path(path) for name, path in described["metrics_tls"].items()}
-    with running_prometheus(tmp_path, discovery=described["web"][0], **files) as server:
+    tls = TlsFiles(**{name: Path(path) for name, path in described["metrics_tls"].items()})
+    with running_prometheus(tmp_path, discovery=described["web"][0], tls=tls) as server:
         yield server
 
 
@@ -102,7 +103,7 @@ def test_metrics_are_refused_without_a_certificate_and_to_a_node(cluster: DevClu
         urllib.request.urlopen(url, context=context, timeout=5)
 
     pki = cluster.folder / "pki"
-    context.load_cert_chain(pki / "n1.pem", pki / "n1-key.pem")
+    context.load_cert_chain(pki / "n1.pem")
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(url, context=context, timeout=5)
     refused.value.close()

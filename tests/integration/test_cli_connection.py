@@ -70,7 +70,7 @@ def certified(tmp_path: Path) -> plan.Layout:
 
 
 def files(layout: plan.Layout, name: str) -> TlsFiles:
-    return TlsFiles(layout.pem("ca"), layout.pem(name), layout.pem_key(name))
+    return layout.tls("ca", name)
 
 
 @contextmanager

@@ -54,9 +54,7 @@ async def test_prometheus_discovers_and_scrapes_both_programs(
     files = certificates.of("metrics")
 
     def scraped() -> dict[str, object]:
-        with running_prometheus(
-            tmp_path, discovery=discovery, ca=files.ca, cert=files.cert, key=files.key
-        ) as prometheus:
+        with running_prometheus(tmp_path, discovery=discovery, tls=files) as prometheus:
             eventually(
                 lambda: prometheus.value("sum(up)") == 2, within_s=30, what="both targets are up"
             )
@@ -81,7 +79,7 @@ def labels(prometheus: Prometheus, series: str, *names: str) -> set[tuple[str, .
 def test_promtool_accepts_the_configuration(certificates: Certificates, tmp_path: Path) -> None:
     (tmp_path / "tls").mkdir()
     files = certificates.of("metrics")
-    for path, name in ((files.ca, "ca"), (files.cert, "metrics"), (files.key, "metrics-key")):
+    for path, name in ((files.ca, "ca"), (files.cert, "metrics")):
         (tmp_path / "tls" / f"{name}.pem").write_bytes(path.read_bytes())
     configuration = tmp_path / "prometheus.yml"
     configuration.write_text(CONFIGURATION.read_text())

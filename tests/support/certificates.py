@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from controlplane.cli.dev import authority, plan
+from estiba.kit import pem
 from estiba.kit.tls import TlsFiles
 
 
@@ -21,7 +22,7 @@ class Certificates:
 
     def of(self, holder: str) -> TlsFiles:
         pki = self.folder / "pki"
-        return TlsFiles(pki / "ca.pem", pki / f"{holder}.pem", pki / f"{holder}-key.pem")
+        return TlsFiles(pki / "ca.pem", pki / f"{holder}.pem", pki / f"{holder}.pem")
 
     def of_stranger(self, role: str) -> TlsFiles:
         """Issue a certificate that TLS accepts, with a role that is none of ours."""
@@ -44,13 +45,8 @@ class Certificates:
             .not_valid_after(now + datetime.timedelta(days=1))
             .sign(authority_key, hashes.SHA256())
         )
-        (pki / "stranger.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        (pki / "stranger-key.pem").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
+        (pki / "stranger.pem").write_bytes(
+            certificate.public_bytes(serialization.Encoding.PEM) + pem.key_text(key)
         )
         return self.of("stranger")
 

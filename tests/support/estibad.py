@@ -130,12 +130,11 @@ def _etcd_tls(folder: Path) -> TlsFiles:
     for old, new in (
         ("etcd-ca.pem", "ca.pem"),
         ("etcd.pem", "server.crt"),
-        ("etcd-key.pem", "server.key"),
+        ("etcd.pem", "server.key"),
         ("etcd-client.pem", "client.pem"),
-        ("etcd-client-key.pem", "client-key.pem"),
     ):
         shutil.copy(folder / "pki" / old, tls / new)
-    return TlsFiles(tls / "ca.pem", tls / "client.pem", tls / "client-key.pem")
+    return TlsFiles(tls / "ca.pem", tls / "client.pem", tls / "client.pem")
 
 
 def _write_config(member: Estibad, tls: TlsFiles, etcd: Etcd) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from estiba.kit.tls import TlsFiles
 from tests.support.waiting import eventually
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "prometheus" / "prometheus.yml"
@@ -36,16 +37,14 @@ class Prometheus:
 
 
 @contextmanager
-def running_prometheus(
-    folder: Path, *, discovery: str, ca: Path, cert: Path, key: Path
-) -> Iterator[Prometheus]:
+def running_prometheus(folder: Path, *, discovery: str, tls: TlsFiles) -> Iterator[Prometheus]:
     """Start Prometheus with deploy/prometheus/prometheus.yml; ``discovery`` is estibad's HOST:PORT.
 
     Only the address, and the intervals (one second, so that a test need not wait
     for fifteen), differ from the file as it ships.
     """
     (folder / "tls").mkdir()
-    for path, name in ((ca, "ca.pem"), (cert, "metrics.pem"), (key, "metrics-key.pem")):
+    for path, name in ((tls.ca, "ca.pem"), (tls.cert, "metrics.pem")):
         shutil.copy(path, folder / "tls" / name)
     text = CONFIGURATION.read_text().replace("127.0.0.1:7480", discovery)
     for line in ("scrape_interval: 15s", "refresh_interval: 30s", "refresh_interval: 15s"):

@@ -126,17 +126,20 @@ def test_keys_are_for_root_alone(tmp_path: Path) -> None:
     made = state.make(tmp_path, 1)
     authority.issue_all(made, NOW)
     assert stat.S_IMODE((tmp_path / "pki").stat().st_mode) == 0o700
-    for path in (tmp_path / "pki").glob("*-key.pem"):
+    authorities = {made.pem("ca"), made.pem("etcd-ca")}
+    for path in set((tmp_path / "pki").iterdir()) - authorities:
+        assert b"PRIVATE KEY" in path.read_bytes()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not any(b"PRIVATE KEY" in path.read_bytes() for path in authorities)
 
 
-def test_certificates_are_kept_until_they_are_about_to_end(tmp_path: Path) -> None:
+def test_certificates_are_kept_until_half_of_their_life_is_over(tmp_path: Path) -> None:
     made = state.make(tmp_path, 1)
     authority.issue_all(made, NOW)
     first, first_ca = certificate(made, "n1"), certificate(made, "ca")
-    authority.issue_all(made, NOW + datetime.timedelta(days=200))
+    authority.issue_all(made, NOW + datetime.timedelta(days=44))
     assert certificate(made, "n1") == first
-    authority.issue_all(made, NOW + datetime.timedelta(days=330))
+    authority.issue_all(made, NOW + datetime.timedelta(days=46))
     assert certificate(made, "n1") != first
     assert certificate(made, "ca") == first_ca
     certificate(made, "n1").verify_directly_issued_by(first_ca)

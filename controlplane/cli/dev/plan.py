@@ -4,11 +4,13 @@ Does no I/O: the supervisor carries the answers out.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+
+from controlplane.cli.setup import texts
+from estiba.kit.tls import TlsFiles
 
 FABRIC = IPv4Network("10.77.0.0/16")
 GATEWAY = FABRIC[1]
@@ -68,10 +70,14 @@ class Layout:
         return self.folder / "nodes" / seat.hostname
 
     def pem(self, name: str) -> Path:
+        """Return the file with an authority's certificate, or with a holder's and its key."""
         return self.folder / "pki" / f"{name}.pem"
 
-    def pem_key(self, name: str) -> Path:
+    def authority_key(self, name: str) -> Path:
         return self.folder / "pki" / f"{name}-key.pem"
+
+    def tls(self, authority: str, holder: str) -> TlsFiles:
+        return TlsFiles(self.pem(authority), self.pem(holder), self.pem(holder))
 
     def address_of(self, seat: Seat) -> IPv4Address:
         return FABRIC[FIRST_NODE + self.seats.index(seat)]
@@ -153,7 +159,7 @@ def _etcd(layout: Layout) -> tuple[str, ...]:
         "--client-cert-auth",
         f"--trusted-ca-file={layout.pem('etcd-ca')}",
         f"--cert-file={layout.pem('etcd')}",
-        f"--key-file={layout.pem_key('etcd')}",
+        f"--key-file={layout.pem('etcd')}",
         "--auto-compaction-mode=periodic",
         "--auto-compaction-retention=5m",
         "--quota-backend-bytes=8589934592",
@@ -195,70 +201,43 @@ def files(layout: Layout, opened: Mapping[str, int]) -> dict[Path, str]:
     return found
 
 
-def _quoted(value: object) -> str:
-    """Write a string, number or list in the form that JSON, TOML and YAML have in common."""
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _toml(table: Mapping[str, object]) -> str:
-    return "".join(f"{key} = {_quoted(value)}\n" for key, value in table.items())
-
-
-def _tls(layout: Layout, authority: str, name: str) -> dict[str, object]:
-    return {
-        "ca": str(layout.pem(authority)),
-        "cert": str(layout.pem(name)),
-        "key": str(layout.pem_key(name)),
-    }
-
-
 def _estibad_toml(layout: Layout, name: str, opened: Mapping[str, int]) -> str:
     address = MEMBERS[name]
-    top = {
-        "member_id": name,
-        "cluster_name": "dev",
-        "listen": f"{address}:7443",
-        "advertise": f"{address}:7443",
-        "web_listen": f"{address}:7480",
-        # Prometheus runs outside the fabric, and finds its targets by what they advertise.
-        "web_advertise": f"127.0.0.1:{opened[f'{name}/web']}",
-        "log_level": "info",
-    }
-    etcd = {"endpoints": [f"{ETCD}:2379"]} | _tls(layout, "etcd-ca", "etcd-client")
-    return (
-        _toml(top)
-        + "\n[tls]\n"
-        + _toml(_tls(layout, "ca", name))
-        + "\n[etcd]\n"
-        + _toml(etcd)
-        + "\n[network]\n"
-        + _toml({"cidr": "10.10.0.0/16", "block_prefix": 24, "vni": 4097, "mtu": 1450})
+    return texts.estibad_toml(
+        texts.Estibad(
+            member_id=name,
+            cluster_name="dev",
+            listen=f"{address}:7443",
+            advertise=f"{address}:7443",
+            web_listen=f"{address}:7480",
+            # Prometheus runs outside the fabric, and finds its targets by what they advertise.
+            web_advertise=f"127.0.0.1:{opened[f'{name}/web']}",
+            tls=layout.tls("ca", name),
+            authority=None,
+            etcd_endpoints=(f"{ETCD}:2379",),
+            etcd_tls=layout.tls("etcd-ca", "etcd-client"),
+        )
     )
 
 
 def _agent_toml(layout: Layout, seat: Seat, opened: Mapping[str, int]) -> str:
     address = layout.address_of(seat)
     folder = layout.node(seat)
-    top = {
-        "node_id": seat.id,
-        "hostname": seat.hostname,
-        "members": [f"{member}:7443" for member in MEMBERS.values()],
-        "state_dir": str(folder / "state"),
-        "launcher_socket": str(folder / "launcher.sock"),
-        "cgroup_parent": f"{layout.cgroup}/{seat.hostname}",
-        "address": str(address),
-        "metrics_listen": f"{address}:7490",
-        "metrics_advertise": f"127.0.0.1:{opened[f'{seat.hostname}/metrics']}",
-        "nameservers": [RESOLVER],
-        "log_level": "info",
-    }
-    registry = {"address": f"{REGISTRY}:5000", "ca": str(layout.pem("ca"))}
-    return (
-        _toml(top)
-        + "\n[tls]\n"
-        + _toml(_tls(layout, "ca", seat.hostname))
-        + f"\n[registries.{_quoted(REGISTRY_NAME)}]\n"
-        + _toml(registry)
+    return texts.agent_toml(
+        texts.Agent(
+            node_id=seat.id,
+            hostname=seat.hostname,
+            members=tuple(f"{member}:7443" for member in MEMBERS.values()),
+            state_dir=folder / "state",
+            launcher_socket=folder / "launcher.sock",
+            cgroup_parent=f"{layout.cgroup}/{seat.hostname}",
+            address=str(address),
+            metrics_listen=f"{address}:7490",
+            metrics_advertise=f"127.0.0.1:{opened[f'{seat.hostname}/metrics']}",
+            nameservers=(RESOLVER,),
+            tls=layout.tls("ca", seat.hostname),
+            registries=(texts.Registry(REGISTRY_NAME, f"{REGISTRY}:5000", layout.pem("ca")),),
+        )
     )
 
 
@@ -271,20 +250,20 @@ log:
     disabled: true
 storage:
   filesystem:
-    rootdirectory: {_quoted(str(layout.folder / "registry"))}
+    rootdirectory: {texts.quoted(layout.folder / "registry")}
 http:
   addr: {REGISTRY}:5000
   # It is reached under two names: on the fabric, and through a port on the host's loopback.
   relativeurls: true
   tls:
-    certificate: {_quoted(str(layout.pem("registry")))}
-    key: {_quoted(str(layout.pem_key("registry")))}
+    certificate: {texts.quoted(layout.pem("registry"))}
+    key: {texts.quoted(layout.pem("registry"))}
 """
 
 
 def described(layout: Layout, opened: Mapping[str, int]) -> dict[str, object]:
     """Return cluster.json: how to reach the cluster from this machine."""
-    user, metrics = (_tls(layout, "ca", name) for name in ("user", "metrics"))
+    user, metrics = (texts.tls_table(layout.tls("ca", name)) for name in ("user", "metrics"))
     return {
         "name": "dev",
         "dir": str(layout.folder),

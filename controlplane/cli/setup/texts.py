@@ -31,7 +31,7 @@ class Estibad:
     web_listen: str
     web_advertise: str
     tls: TlsFiles
-    authority: Authority
+    authority: Authority | None
     etcd_endpoints: tuple[str, ...]
     etcd_tls: TlsFiles
 
@@ -66,34 +66,25 @@ def estibad_toml(wanted: Estibad) -> str:
 # estibad, a member of the control plane. After a change: systemctl restart estibad
 
 # How other members know this one, and what the cluster is called.
-member_id = {_quoted(wanted.member_id)}
-cluster_name = {_quoted(wanted.cluster_name)}
+member_id = {quoted(wanted.member_id)}
+cluster_name = {quoted(wanted.cluster_name)}
 
 # The API for users, agents and other members: where it listens, and where they reach it.
-listen = {_quoted(wanted.listen)}
-advertise = {_quoted(wanted.advertise)}
+listen = {quoted(wanted.listen)}
+advertise = {quoted(wanted.advertise)}
 
 # Metrics, health, and the discovery by which Prometheus finds every program.
-web_listen = {_quoted(wanted.web_listen)}
-web_advertise = {_quoted(wanted.web_advertise)}
-
-# Where machines join that have no certificate yet; a token admits them.
-join_listen = {_quoted(wanted.authority.join_listen)}
-join_advertise = {_quoted(wanted.authority.join_advertise)}
-
+web_listen = {quoted(wanted.web_listen)}
+web_advertise = {quoted(wanted.web_advertise)}
+{_joining(wanted.authority)}
 # debug, info, warning or error.
 log_level = "info"
 
 # Whom we trust, and by what we are known. A new certificate is taken over without a restart.
 [tls]
 {_tls(wanted.tls)}
-# What signs the certificates of those who join, and renews them. A member without it does neither.
-[authority]
-cert = {_quoted(wanted.authority.cert)}
-key = {_quoted(wanted.authority.key)}
-
-[etcd]
-endpoints = {_quoted(wanted.etcd_endpoints)}
+{_authority(wanted.authority)}[etcd]
+endpoints = {quoted(wanted.etcd_endpoints)}
 {_tls(wanted.etcd_tls)}
 # The addresses of containers: all of them, how many of them a node gets at a time, the number of
 # their network, and how large a packet may be between nodes. They are chosen once.
@@ -105,34 +96,56 @@ mtu = 1450
 """
 
 
+def _joining(authority: Authority | None) -> str:
+    if authority is None:
+        return ""
+    return f"""
+# Where machines join that have no certificate yet; a token admits them.
+join_listen = {quoted(authority.join_listen)}
+join_advertise = {quoted(authority.join_advertise)}
+"""
+
+
+def _authority(authority: Authority | None) -> str:
+    if authority is None:
+        return ""
+    return f"""\
+# What signs the certificates of those who join, and renews them. A member without it does neither.
+[authority]
+cert = {quoted(authority.cert)}
+key = {quoted(authority.key)}
+
+"""
+
+
 def agent_toml(wanted: Agent) -> str:
     registries = "\n".join(_registry(each) for each in wanted.registries)
     return f"""\
 # estiba-agent, which runs containers on this node. After a change: systemctl restart estiba-agent
 
 # Who this node is: both stand in its certificate, and change only by joining again.
-node_id = {_quoted(wanted.node_id)}
-hostname = {_quoted(wanted.hostname)}
+node_id = {quoted(wanted.node_id)}
+hostname = {quoted(wanted.hostname)}
 
 # The members of the control plane, any of them; the others are learned.
-members = {_quoted(wanted.members)}
+members = {quoted(wanted.members)}
 
 # What must outlive the agent: assignments, journals, images, logs.
-state_dir = {_quoted(wanted.state_dir)}
+state_dir = {quoted(wanted.state_dir)}
 
 # Where the launcher answers, and below which cgroup it makes containers: as in its unit.
-launcher_socket = {_quoted(wanted.launcher_socket)}
-cgroup_parent = {_quoted(wanted.cgroup_parent)}
+launcher_socket = {quoted(wanted.launcher_socket)}
+cgroup_parent = {quoted(wanted.cgroup_parent)}
 
 # This machine's address in the network between nodes.
-address = {_quoted(wanted.address)}
+address = {quoted(wanted.address)}
 
 # Metrics and health: where they are served, and where Prometheus reaches them.
-metrics_listen = {_quoted(wanted.metrics_listen)}
-metrics_advertise = {_quoted(wanted.metrics_advertise)}
+metrics_listen = {quoted(wanted.metrics_listen)}
+metrics_advertise = {quoted(wanted.metrics_advertise)}
 
 # Whom containers ask for names.
-nameservers = {_quoted(wanted.nameservers)}
+nameservers = {quoted(wanted.nameservers)}
 
 # debug, info, warning or error.
 log_level = "info"
@@ -181,18 +194,18 @@ def _is_reachable(address: str) -> bool:
 
 
 def _tls(tls: TlsFiles) -> str:
-    return "".join(f"{key} = {_quoted(value)}\n" for key, value in tls_table(tls).items())
+    return "".join(f"{key} = {quoted(value)}\n" for key, value in tls_table(tls).items())
 
 
 def _registry(registry: Registry) -> str:
     return (
-        f"[registries.{_quoted(registry.name)}]\n"
-        f"address = {_quoted(registry.address)}\nca = {_quoted(registry.ca)}\n"
+        f"[registries.{quoted(registry.name)}]\n"
+        f"address = {quoted(registry.address)}\nca = {quoted(registry.ca)}\n"
     )
 
 
-def _quoted(value: Path | str | Sequence[str]) -> str:
-    """Write a text or a list of texts in the form that JSON and TOML have in common."""
+def quoted(value: Path | str | Sequence[str]) -> str:
+    """Write a text or a list of texts in the form that JSON, TOML and YAML have in common."""
     # DEL is the one character that JSON leaves as it is and TOML forbids.
     plain = list(value) if isinstance(value, tuple) else str(value)
     return json.dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f")
