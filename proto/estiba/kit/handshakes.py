@@ -27,6 +27,8 @@ _CERTIFICATE_REASONS = {
     "certificate has expired": "its certificate has ended",
     "certificate is not yet valid": "its certificate is not valid yet, by this machine's clock",
     "unable to get local issuer certificate": "another authority signed its certificate",
+    "self signed certificate": "it signed its certificate itself",
+    "self signed certificate in certificate chain": "another authority signed its certificate",
     "self-signed certificate": "it signed its certificate itself",
     "self-signed certificate in certificate chain": "another authority signed its certificate",
     "certificate signature failure": "its certificate's signature is wrong",

@@ -9,7 +9,7 @@ import platform
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -25,6 +25,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 METRICS_READERS = frozenset({Role.METRICS, Role.USER, Role.MEMBER})
 # A connection that is being read from when we stop gets this long.
 SHUTDOWN_S = 2.0
+# A peer that has connected must be who it is within this time.
+HANDSHAKE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +67,45 @@ async def serve(
 
 @asynccontextmanager
 async def listening(
-    app: web.Application, *, listen: str, context: ssl.SSLContext | None
+    app: web.Application,
+    *,
+    listen: str,
+    context: ssl.SSLContext | None,
+    connection_s: float | None = None,
 ) -> AsyncIterator[str]:
-    """Serve an application of any kind; arguments and errors as of `serve`."""
+    """Serve an application of any kind; arguments and errors as of `serve`.
+
+    Args:
+        connection_s: for strangers: a connection is closed after this time, whatever it is at.
+    """
     host, port = split_address(listen)
+    loop = asyncio.get_running_loop()
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
-    try:
+    serve_connection = runner.server
+    if serve_connection is None:
+        raise RuntimeError("the web server has not been set up")
+
+    def connected() -> asyncio.Protocol:
+        connection = serve_connection()
+        if connection_s is not None:
+            loop.call_later(connection_s, connection.force_close)
+        return connection
+
+    async with AsyncExitStack() as cleanup:
+        cleanup.push_async_callback(runner.cleanup)
+        opened = port
         for family, address in await _addresses(host, port):
-            site = web.SockSite(runner, _listener(family, address), ssl_context=context)
-            await site.start()
-        opened: int = runner.addresses[0][1]
+            listener = cleanup.enter_context(_listener(family, address))
+            server = await loop.create_server(
+                connected,
+                sock=listener,
+                ssl=context,
+                ssl_handshake_timeout=None if context is None else HANDSHAKE_S,
+            )
+            cleanup.callback(server.close)
+            opened = listener.getsockname()[1]
         yield f"[{host}]:{opened}" if ":" in host else f"{host}:{opened}"
-    finally:
-        await runner.cleanup()
 
 
 async def _addresses(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
