@@ -11,6 +11,14 @@ from estiba.kit.tls import TlsFiles
 
 
 @dataclass(frozen=True, slots=True)
+class AuthorityFiles:
+    """What signs the certificates of nodes and users."""
+
+    cert: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     member_id: str
     cluster_name: str
@@ -21,8 +29,13 @@ class Config:
     web_listen: str
     """HOST:PORT of metrics, health and discovery."""
     web_advertise: str
+    join_listen: str
+    """HOST:PORT of the listener for machines that have no certificate yet; "": there is none."""
+    join_advertise: str
     log_level: str
     tls: TlsFiles
+    authority: AuthorityFiles | None
+    """None: this member admits nobody and renews nothing."""
     etcd_endpoints: tuple[str, ...]
     etcd_tls: TlsFiles
     network: NetworkSettings
@@ -47,15 +60,40 @@ def parse(top: Table) -> Config:
         advertise=top.text("advertise"),
         web_listen=top.text("web_listen"),
         web_advertise=top.text("web_advertise", default=top.text("web_listen")),
+        join_listen=top.text("join_listen", default=""),
+        join_advertise=top.text("join_advertise", default=""),
         log_level=top.choice("log_level", tables.LOG_LEVELS, default="info"),
         tls=top.table("tls").tls_files(),
+        authority=_authority(top.table("authority", required=False)),
         etcd_endpoints=etcd.texts("endpoints"),
         etcd_tls=etcd.tls_files(),
         network=_network(top.table("network", required=False)),
     )
     if not config.etcd_endpoints:
         raise TableError("etcd.endpoints: names no endpoint")
+    _check_joining(config)
     return config
+
+
+def _authority(table: Table) -> AuthorityFiles | None:
+    if not table.names():
+        return None
+    return AuthorityFiles(Path(table.text("cert")), Path(table.text("key")))
+
+
+def _check_joining(config: Config) -> None:
+    given = {
+        "join_listen": bool(config.join_listen),
+        "join_advertise": bool(config.join_advertise),
+        "authority": config.authority is not None,
+    }
+    missing = [name for name, is_given in given.items() if not is_given]
+    if 0 < len(missing) < len(given):
+        present = ", ".join(name for name in given if name not in missing)
+        raise TableError(
+            f"{missing[0]}: is missing: who admits machines needs join_listen, join_advertise"
+            f" and [authority], and the file has {present}"
+        )
 
 
 def _network(table: Table) -> NetworkSettings:

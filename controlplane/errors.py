@@ -13,7 +13,8 @@ EstibaError
 ├── AlreadyExistsError      the name or id is taken
 ├── PreconditionError       something must be done first; the message says what
 ├── DeniedError             this caller may not do this
-└── UnreachableError        a node or member does not answer
+├── UnreachableError        a node or member does not answer
+└── NoAuthorityError        this member issues no certificates: another one may
 
 `controlplane.api.status` alone maps these to gRPC codes.
 """
@@ -97,3 +98,13 @@ class DeniedError(EstibaError):
 
 class UnreachableError(EstibaError):
     """A node or a member does not answer; the message names it."""
+
+
+class NoAuthorityError(EstibaError):
+    """This member has no key to sign certificates with; another one may."""
+
+    def __init__(self, member_id: str) -> None:
+        super().__init__(
+            f"member {member_id} holds no authority: ask another one, or name the authority's"
+            " files in its configuration, under [authority]"
+        )

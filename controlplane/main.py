@@ -12,23 +12,31 @@ import random
 import signal
 import sys
 import uuid
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
+
+from prometheus_client import CollectorRegistry
 
 from controlplane import config as configuration
 from controlplane.api import server
+from controlplane.api.certificates import CertificatesServicer
 from controlplane.api.control import ControlServicer
+from controlplane.api.corelog import hearing
 from controlplane.api.dispatcher import DispatcherServicer, PeerServicer
+from controlplane.api.joining import Joining
 from controlplane.api.logs import Logs
 from controlplane.api.nodes import Nodes
 from controlplane.api.peers import GrpcPeers
 from controlplane.api.services import Services
 from controlplane.api.streams import Streams
 from controlplane.api.tasks import Tasks
+from controlplane.api.tokens import Tokens
 from controlplane.api.usage import UsageReader
 from controlplane.api.watch import Watches
 from controlplane.api.writing import Writer
+from controlplane.authority.issuing import Authority
 from controlplane.config import Config
+from controlplane.credentials import Credentials
 from controlplane.errors import EstibaError, UnavailableError
 from controlplane.loops.census import Census
 from controlplane.loops.instruments import Instruments
@@ -37,12 +45,15 @@ from controlplane.member import Member, Surroundings
 from controlplane.store.etcd import EtcdStore
 from controlplane.store.lease import LeaseKeeper
 from controlplane.web.discovery import discovery_route, readiness_route
+from controlplane.web.join import JoinRoutes, serve_joining
 from estiba import wire
 from estiba.kit import logs
 from estiba.kit.clock import SystemClock
 from estiba.kit.lag import LagMonitor
+from estiba.kit.livetls import show_remaining
 from estiba.kit.notify import Notifier
 from estiba.kit.race import race
+from estiba.kit.refusals import Refusals
 from estiba.kit.seldom import Seldom
 from estiba.kit.serve import health_route, metrics_route, registry_for
 from estiba.kit.serve import serve as serve_web
@@ -57,19 +68,30 @@ RETRY_DELAY_S = 0.5
 class Program:
     """One estibad: everything it is made of."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self,
+        config: Config,
+        credentials: Credentials,
+        registry: CollectorRegistry,
+        refusals: Refusals,
+    ) -> None:
         self._config = config
+        self._credentials = credentials
+        self._refusals = refusals
         self._timing = Timing()
         self._clock = SystemClock()
         self._notifier = Notifier()
-        self._registry = registry_for("estibad")
+        self._registry = registry
         self._instruments = Instruments(self._registry)
         self._lag = LagMonitor(self._registry)
+        tls, etcd_tls = credentials.tls, credentials.etcd_tls
+        lives = {"member": lambda: tls.life, "etcd-client": lambda: etcd_tls.life}
+        show_remaining(registry, lives, self._clock)
         self._version = importlib.metadata.version("estiba")
-        self._peers = GrpcPeers(config.tls)
+        self._peers = GrpcPeers(tls)
         self._store = EtcdStore(
             config.etcd_endpoints,
-            tls=config.etcd_tls,
+            tls=etcd_tls,
             observe=self._instruments.observe_store_request,
         )
         self._member = self._build_member()
@@ -94,6 +116,7 @@ class Program:
         await self._wait_for_etcd()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lag.run(), name="lag")
+            group.create_task(self._credentials.run(self._clock), name="certificates")
             group.create_task(self._notifier.stay_alive(), name="alive")
             group.create_task(self._member.run(), name="member")
             group.create_task(self._listen(), name="listen")
@@ -113,32 +136,60 @@ class Program:
 
     async def _listen(self) -> None:
         cache = self._member.cache
-        routes = (
-            metrics_route(self._registry, before=self._census.take),
-            health_route(lambda: ""),
-            readiness_route(cache),
-            discovery_route(cache),
-        )
         config = self._config
-        async with serve_web(listen=config.web_listen, tls=config.tls, routes=routes) as address:
+        async with AsyncExitStack() as opened:
+            address = await opened.enter_async_context(self._serve_web())
             log.info("metrics, health and discovery at %s", address)
             await cache.ready.wait()
-            streams = self._build_streams()
-            async with server.serve(
-                listen=config.listen,
-                tls=config.tls,
-                control=self._build_control(streams),
-                dispatcher=DispatcherServicer(self._member.sessions, streams),
-                peer=PeerServicer(streams),
-                on_denied=self._instruments.denied_calls.inc,
-            ) as port:
-                log.info("%s serves at %s, port %d", config.member_id, config.listen, port)
-                self._notifier.ready(f"{config.member_id} serves at {config.listen}")
-                try:
-                    await asyncio.Event().wait()
-                finally:
-                    # Agents look for another member now, not when the server's grace ends.
-                    self._member.sessions.let_go()
+            port = await opened.enter_async_context(self._serve_api())
+            # Agents look for another member now, not when the server's grace ends.
+            opened.callback(self._member.sessions.let_go)
+            log.info("%s serves at %s, port %d", config.member_id, config.listen, port)
+            if self._credentials.authority is not None:
+                joining = self._serve_joining(self._credentials.authority)
+                log.info("machines join at %s", await opened.enter_async_context(joining))
+            self._notifier.ready(f"{config.member_id} serves at {config.listen}")
+            await asyncio.Event().wait()
+
+    def _serve_web(self) -> AbstractAsyncContextManager[str]:
+        cache = self._member.cache
+        return serve_web(
+            listen=self._config.web_listen,
+            tls=self._credentials.tls,
+            routes=(
+                metrics_route(self._registry, before=self._census.take),
+                health_route(lambda: ""),
+                readiness_route(cache),
+                discovery_route(cache),
+            ),
+            on_refused=self._refusals.at("web"),
+        )
+
+    def _serve_api(self) -> AbstractAsyncContextManager[int]:
+        streams = self._build_streams()
+        return server.serve(
+            listen=self._config.listen,
+            tls=self._credentials.tls,
+            control=self._build_control(streams),
+            certificates=CertificatesServicer(
+                self._member.cache,
+                self._clock,
+                authority=self._credentials.authority,
+                member_id=self._config.member_id,
+            ),
+            dispatcher=DispatcherServicer(self._member.sessions, streams),
+            peer=PeerServicer(streams),
+            on_denied=self._instruments.denied_calls.inc,
+        )
+
+    def _serve_joining(self, authority: Authority) -> AbstractAsyncContextManager[str]:
+        joining = Joining(self._store, self._member.cache, self._clock, authority)
+        return serve_joining(
+            JoinRoutes(joining, self._clock, self._instruments.count_join),
+            listen=self._config.join_listen,
+            tls=self._credentials.tls,
+            on_refused=self._refusals.at("join"),
+        )
 
     def _build_member(self) -> Member:
         config = self._config
@@ -160,6 +211,7 @@ class Program:
                 id=config.member_id,
                 address=config.advertise,
                 web_address=config.web_advertise,
+                join_address=config.join_advertise,
                 version=self._version,
                 started_at=wire.timestamp(self._clock.now()),
             ),
@@ -189,6 +241,13 @@ class Program:
             tasks=Tasks(self._store, cache, usage),
             watches=Watches(cache, self._clock),
             logs=Logs(cache, streams),
+            tokens=Tokens(
+                self._store,
+                cache,
+                self._clock,
+                authority=self._credentials.authority,
+                member_id=self._config.member_id,
+            ),
             cache=cache,
             version=self._version,
         )
@@ -209,17 +268,21 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         config = configuration.load(arguments.config)
-    except TableError as fault:
+        credentials = Credentials(config)
+    except (TableError, ValueError) as fault:
         sys.exit(f"estibad: {fault}")
-    logs.set_up("estibad", level=config.log_level)
     try:
-        asyncio.run(_run(config))
+        asyncio.run(_run(config, credentials))
     except* EstibaError as fault:
         sys.exit(f"estibad: {fault.exceptions[0]}")
 
 
-async def _run(config: Config) -> None:
-    await Program(config).run()
+async def _run(config: Config, credentials: Credentials) -> None:
+    registry = registry_for("estibad")
+    refusals = Refusals(registry, SystemClock(), listeners=("api", "web", "join"))
+    with hearing(refusals.at("api")):
+        logs.set_up("estibad", level=config.log_level)
+        await Program(config, credentials, registry, refusals).run()
 
 
 if __name__ == "__main__":

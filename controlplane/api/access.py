@@ -8,17 +8,19 @@ from estiba.kit.tls import Identity, Role, identity_of
 
 CONTROL = "estiba.v1.Control"
 DISPATCHER = "estiba.v1.Dispatcher"
+CERTIFICATES = "estiba.v1.Certificates"
 PEER = "estiba.v1.Peer"
 HEALTH = "grpc.health.v1.Health"
 REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 
-# Metrics certificates open the web server only. Health and reflection tell nothing of anybody's
+# Metrics certificates open the web server only, and renew themselves. Members' are renewed on
+# their own machine. Health and reflection tell nothing of anybody's
 # services; whoever has a certificate of another role may ask.
 MAY_CALL: Mapping[Role, frozenset[str]] = {
-    Role.USER: frozenset({CONTROL, HEALTH, REFLECTION}),
-    Role.NODE: frozenset({DISPATCHER, HEALTH, REFLECTION}),
+    Role.USER: frozenset({CONTROL, CERTIFICATES, HEALTH, REFLECTION}),
+    Role.NODE: frozenset({DISPATCHER, CERTIFICATES, HEALTH, REFLECTION}),
     Role.MEMBER: frozenset({PEER, CONTROL, HEALTH, REFLECTION}),
-    Role.METRICS: frozenset({HEALTH, REFLECTION}),
+    Role.METRICS: frozenset({CERTIFICATES, HEALTH, REFLECTION}),
 }
 
 CALLER: ContextVar[Identity] = ContextVar("caller")

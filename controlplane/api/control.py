@@ -9,6 +9,7 @@ from controlplane.api.logs import Logs
 from controlplane.api.nodes import Nodes
 from controlplane.api.services import Services
 from controlplane.api.tasks import Tasks
+from controlplane.api.tokens import Tokens
 from controlplane.api.watch import Watches
 from controlplane.store.cache import Cache
 from estiba.v1 import control_pb2 as pb
@@ -27,6 +28,7 @@ class ControlServicer(pb_grpc.ControlServicer):
         tasks: Tasks,
         watches: Watches,
         logs: Logs,
+        tokens: Tokens,
         cache: Cache,
         version: str,
     ) -> None:
@@ -35,6 +37,7 @@ class ControlServicer(pb_grpc.ControlServicer):
         self._tasks = tasks
         self._watches = watches
         self._logs = logs
+        self._tokens = tokens
         self._cache = cache
         self._version = version
 
@@ -89,6 +92,21 @@ class ControlServicer(pb_grpc.ControlServicer):
 
     def Logs(self, request: pb.LogsRequest, context: Context) -> AsyncIterator[pb.LogsResponse]:
         return self._logs.read(request)
+
+    async def CreateJoinToken(
+        self, request: pb.CreateJoinTokenRequest, context: Context
+    ) -> pb.CreateJoinTokenResponse:
+        return await self._tokens.create(request)
+
+    async def ListJoinTokens(
+        self, request: pb.ListJoinTokensRequest, context: Context
+    ) -> pb.ListJoinTokensResponse:
+        return await self._tokens.list_all()
+
+    async def RemoveJoinToken(
+        self, request: pb.RemoveJoinTokenRequest, context: Context
+    ) -> pb.RemoveJoinTokenResponse:
+        return await self._tokens.remove(request)
 
     async def GetCluster(
         self, request: pb.GetClusterRequest, context: Context

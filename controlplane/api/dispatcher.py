@@ -26,7 +26,10 @@ class DispatcherServicer(pb_grpc.DispatcherServicer):
     async def Session(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.AgentMessage], context: Context
     ) -> None:
-        await self._sessions.serve(caller().name, request_iterator, context.write)
+        node = caller()
+        await self._sessions.serve(
+            node.name, request_iterator, context.write, hostname=node.hostname
+        )
 
     async def Carry(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.Frame], context: Context

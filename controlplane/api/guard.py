@@ -71,6 +71,10 @@ class Guard(aio.ServerInterceptor):
         try:
             self._admit(method, context)
             yield
+        except DeniedError as error:
+            self._on_denied()
+            log.warning("refused %s to %s: %s", method.strip("/"), context.peer(), error)
+            await context.abort(*status_of(error))
         except EstibaError as error:
             await context.abort(*status_of(error))
         except aio.AbortError:
@@ -80,11 +84,7 @@ class Guard(aio.ServerInterceptor):
             await context.abort(grpc.StatusCode.INTERNAL, INTERNAL)
 
     def _admit(self, method: str, context: Context) -> None:
-        try:
-            identity = access.identify(context.auth_context())
-            access.check(identity, method)
-        except DeniedError as error:
-            self._on_denied()
-            log.warning("refused a call from %s: %s", context.peer(), error)
-            raise
+        """Raise DeniedError for a call that the table does not grant."""
+        identity = access.identify(context.auth_context())
+        access.check(identity, method)
         access.CALLER.set(identity)

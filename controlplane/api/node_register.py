@@ -1,11 +1,13 @@
-"""Makes the object of a node whose agent comes for the first time, under a name that is free."""
+"""Makes the object of a node that comes for the first time, under a name that is free."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from controlplane.errors import ConflictError, DeniedError
-from controlplane.store import keys
+from controlplane.store import codec, keys
 from controlplane.store.cache import Cache
-from controlplane.store.protocol import Put, Store, Unchanged
+from controlplane.store.protocol import Condition, Put, Store, Unchanged, Write
 from estiba import wire
 from estiba.kit.clock import Clock
 from estiba.model import DEFAULT_NAMESPACE
@@ -30,8 +32,7 @@ class NodeRegister:
             DeniedError: an operator has removed it for good.
             StoreError: the store does not answer.
         """
-        hostname = hostname or node_id
-        for name in (hostname, f"{hostname}-{node_id[:SUFFIX_LENGTH]}", node_id):
+        for name in names(node_id, hostname):
             if node_id in self._cache.removed_nodes:
                 raise removed(node_id)
             if node_id in self._cache.nodes:
@@ -68,30 +69,48 @@ class NodeRegister:
             raise removed(node_id) from None
 
     async def _create(self, node_id: str, name: str) -> int:
-        now = wire.timestamp(self._clock.now())
-        node = v1.Node(
-            metadata=v1.Metadata(
-                id=node_id,
-                namespace=DEFAULT_NAMESPACE,
-                name=name,
-                generation=1,
-                created_at=now,
-                changed_at=now,
-                changed_by=f"node:{node_id}",
-            ),
-            spec=v1.NodeSpec(availability=v1.AVAILABILITY_ACTIVE),
-        )
+        node = new_node(node_id, name, now_s=self._clock.now(), by=f"node:{node_id}")
+        made = creation(node)
         return await self._store.commit(
-            [
-                Unchanged(keys.node_removed(node_id), 0),
-                Unchanged(keys.node(node_id), 0),
-                Unchanged(keys.node_name(name), 0),
-            ],
-            [
-                Put(keys.node(node_id), node.SerializeToString(deterministic=True)),
-                Put(keys.node_name(name), node_id.encode()),
-            ],
+            [Unchanged(keys.node_removed(node_id), 0), *made.conditions], made.writes
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    conditions: Sequence[Condition]
+    writes: Sequence[Write]
+
+
+def names(node_id: str, hostname: str) -> tuple[str, ...]:
+    """Return what a node may be called, the best first."""
+    hostname = hostname or node_id
+    return (hostname, f"{hostname}-{node_id[:SUFFIX_LENGTH]}", node_id)
+
+
+def new_node(node_id: str, name: str, *, now_s: float, by: str) -> v1.Node:
+    now = wire.timestamp(now_s)
+    return v1.Node(
+        metadata=v1.Metadata(
+            id=node_id,
+            namespace=DEFAULT_NAMESPACE,
+            name=name,
+            generation=1,
+            created_at=now,
+            changed_at=now,
+            changed_by=by,
+        ),
+        spec=v1.NodeSpec(availability=v1.AVAILABILITY_ACTIVE),
+    )
+
+
+def creation(node: v1.Node) -> Creation:
+    """Return what stores a node, unless there is one of its id or its name."""
+    key, name_key = keys.node(node.metadata.id), keys.node_name(node.metadata.name)
+    return Creation(
+        [Unchanged(key, 0), Unchanged(name_key, 0)],
+        [Put(key, codec.encode(node)), Put(name_key, node.metadata.id.encode())],
+    )
 
 
 def removed(node_id: str) -> DeniedError:

@@ -10,7 +10,7 @@ from grpc import aio
 from controlplane.api.channels import CHANNEL_OPTIONS
 from controlplane.api.streams import Frames
 from controlplane.errors import UnreachableError
-from estiba.kit.tls import MEMBER_CHANNEL_OPTIONS, TlsFiles
+from estiba.kit.tls import MEMBER_CHANNEL_OPTIONS, ChannelTls
 from estiba.v1 import dispatcher_pb2 as dispatch
 from estiba.v1 import dispatcher_pb2_grpc as dispatch_grpc
 from estiba.v1 import types_pb2 as v1
@@ -20,9 +20,11 @@ ANSWER_WITHIN_S = 3.0
 
 
 class GrpcPeers:
-    def __init__(self, tls: TlsFiles) -> None:
+    def __init__(self, tls: ChannelTls) -> None:
         self._tls = tls
-        self._channels: dict[str, aio.Channel] = {}
+        # By address and the generation of our certificate: with a new one, new channels are
+        # opened, and what the former ones carry goes on.
+        self._channels: dict[tuple[str, int], aio.Channel] = {}
 
     async def close(self) -> None:
         for channel in self._channels.values():
@@ -53,9 +55,10 @@ class GrpcPeers:
             call.cancel()
 
     def _channel(self, address: str) -> aio.Channel:
-        channel = self._channels.get(address)
+        key = (address, self._tls.generation)
+        channel = self._channels.get(key)
         if channel is None:
-            channel = self._channels[address] = aio.secure_channel(
+            channel = self._channels[key] = aio.secure_channel(
                 address,
                 self._tls.channel_credentials(),
                 options=[*CHANNEL_OPTIONS, *MEMBER_CHANNEL_OPTIONS],

@@ -20,6 +20,7 @@ from controlplane.errors import (
     EstibaError,
     InvalidError,
     LeaseEndedError,
+    PreconditionError,
     UnavailableError,
 )
 from controlplane.loops.instruments import Instruments
@@ -199,17 +200,28 @@ class Sessions:
     # ------------------------------------------------------------------ one session
 
     async def serve(
-        self, node_id: str, incoming: AsyncIterator[dispatch.AgentMessage], send: Send
+        self,
+        node_id: str,
+        incoming: AsyncIterator[dispatch.AgentMessage],
+        send: Send,
+        *,
+        hostname: str = "",
     ) -> None:
         """Carry one session of an agent from its hello to its end.
 
+        Args:
+            hostname: the only one that the node may claim; "": it may claim any.
+
         Raises:
+            PreconditionError: it claims another.
             DeniedError: the node was removed from the cluster.
             InvalidError: the agent's first message is no hello, or it says what cannot be.
             UnavailableError: the agent had better come again, here or at another member.
         """
         hello = await self._hello(node_id, incoming)
-        session, node = await self._open(node_id, hello)
+        described = hearsay.description(hello.description)
+        self._check_hostname(node_id, claimed=described.hostname, bound=hostname)
+        session, node = await self._open(node_id, described)
         # Made in the instant in which the session begins to be told of changes.
         complete = session.assignments.complete(
             self._cache.tasks_on(node_id), revision=self._cache.revision
@@ -251,8 +263,22 @@ class Sessions:
             await self._cache.wait_for(hello.revision, timeout_s=within_s)
         return hello
 
-    async def _open(self, node_id: str, hello: dispatch.Hello) -> tuple[Session, v1.Node]:
-        described = hearsay.description(hello.description)
+    def _check_hostname(self, node_id: str, *, claimed: str, bound: str) -> None:
+        """Refuse a claim to another node's host name, or to one that no token was shown for.
+
+        It is no DeniedError, on which an agent stops its containers: most often somebody has
+        only renamed the machine.
+        """
+        if bound and claimed not in ("", bound):
+            self._instruments.denied_calls.inc()
+            sentence = (
+                f"node {node_id} claims the host name {claimed}, its certificate is for {bound}:"
+                f" set hostname to {bound} in its configuration, or let it join again"
+            )
+            log.warning("refused a session: %s", sentence)
+            raise PreconditionError(sentence)
+
+    async def _open(self, node_id: str, described: v1.NodeDescription) -> tuple[Session, v1.Node]:
         node = await self._register.ensure(
             node_id, described.hostname, within_s=self._timing.hello_within_s
         )

@@ -15,6 +15,7 @@ from controlplane.errors import (
     EstibaError,
     InvalidError,
     LeaseEndedError,
+    NoAuthorityError,
     NotFoundError,
     OutcomeUnknownError,
     PreconditionError,
@@ -32,6 +33,7 @@ CODES: dict[type[EstibaError], grpc.StatusCode] = {
     DeniedError: grpc.StatusCode.PERMISSION_DENIED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
     UnreachableError: grpc.StatusCode.UNAVAILABLE,
+    NoAuthorityError: grpc.StatusCode.UNAVAILABLE,
     # Every write is safe to send again, so the caller's move is the same as if nothing happened.
     OutcomeUnknownError: grpc.StatusCode.UNAVAILABLE,
     DeposedError: grpc.StatusCode.UNAVAILABLE,

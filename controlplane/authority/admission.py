@@ -16,6 +16,7 @@ MOST_LIFE_S = 30 * 24 * 3600.0
 USES = 10
 MOST_USES = 10_000
 
+_OF_NO_SECRET = bytes(32)
 _MAKE_ANOTHER = "make another with `estiba cluster token create`"
 
 
@@ -41,18 +42,17 @@ class Refusal:
 
 
 def judge(
-    token: v1.JoinToken | None, secret: str, node_id: str, *, removed: bool, now_s: float
+    token: v1.JoinToken, secret: str, node_id: str, *, removed: bool, now_s: float
 ) -> Refusal | None:
     """Return why a node is not admitted; None: it is.
 
     Args:
-        token: what is stored under the id that was sent; None: nothing.
+        token: what is stored under the id that was sent; an empty one: nothing.
         removed: an operator has removed the node for good.
     """
-    stored = token.secret_sha256 if token is not None else b""
-    # Compared in any case: how long an answer takes must not tell whether there is a token.
-    known = hmac.compare_digest(stored, secret_digest(secret))
-    if token is None or not known:
+    # In the same time whatever is stored: it must not tell whether there is such a token.
+    stored = token.secret_sha256 or _OF_NO_SECRET
+    if not hmac.compare_digest(stored, secret_digest(secret)):
         return Refusal(Outcome.UNKNOWN, f"this cluster has no such token: {_MAKE_ANOTHER}")
     if now_s >= wire.seconds(token.expires_at):
         ended = token.expires_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")

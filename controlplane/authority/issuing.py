@@ -180,6 +180,15 @@ def signed_by(authority: Authority, certificate: x509.Certificate) -> bool:
     return True
 
 
+def has_signed(authority: Authority, text: bytes) -> bool:
+    """Say the same of a file's certificate.
+
+    Raises:
+        ValueError: the text holds none.
+    """
+    return signed_by(authority, x509.load_pem_x509_certificate(text))
+
+
 def is_of(authority: Authority, holder: Holder, text: bytes) -> bool:
     """Say whether a file's certificate is one of this authority for this holder, and has its key.
 

@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from controlplane.authority.admission import Outcome
+
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -46,11 +48,22 @@ class Instruments:
             "Calls refused because the caller may not make them.",
             registry=registry,
         )
+        self.join_requests = Counter(
+            "estiba_join_requests",
+            "Requests of machines to join, by how they ended.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in Outcome:
+            self.join_requests.labels(outcome)
         self.foreign_reports = Counter(
             "estiba_foreign_reports",
             "Reports of nodes on tasks that are not theirs, which were dropped.",
             registry=registry,
         )
+
+    def count_join(self, outcome: Outcome) -> None:
+        self.join_requests.labels(outcome).inc()
 
     def observe_store_request(self, operation: str, seconds: float) -> None:
         self.store_request.labels(operation).observe(seconds)

@@ -15,6 +15,7 @@ _COMPUTED: dict[type[Message], tuple[str, ...]] = {
     v1.NodeStatus: ("usage", "tasks"),
     v1.Member: ("leader",),
 }
+_WITH_METADATA = (v1.Service, v1.Task, v1.Node, v1.JoinToken)
 
 
 def encode(message: Message) -> bytes:
@@ -23,7 +24,7 @@ def encode(message: Message) -> bytes:
     stored.CopyFrom(message)
     for field in _COMPUTED.get(type(message), ()):
         stored.ClearField(field)
-    if isinstance(stored, v1.Service | v1.Task | v1.Node) and stored.HasField("metadata"):
+    if isinstance(stored, _WITH_METADATA) and stored.HasField("metadata"):
         stored.metadata.ClearField("revision")
     return stored.SerializeToString(deterministic=True)
 

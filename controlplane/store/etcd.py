@@ -40,7 +40,7 @@ from controlplane.store.protocol import (
     Unchanged,
     Write,
 )
-from estiba.kit.tls import TlsFiles
+from estiba.kit.tls import ChannelTls
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,8 @@ Observe = Callable[[str, float], None]
 class _Connection:
     """One member of etcd: a channel, and the stubs on it."""
 
-    def __init__(self, endpoint: str, tls: TlsFiles | None) -> None:
+    def __init__(self, endpoint: str, tls: ChannelTls | None) -> None:
+        self.generation = 0 if tls is None else tls.generation
         if tls is None:
             self.channel = grpc.aio.insecure_channel(endpoint, options=_CHANNEL_OPTIONS)
         else:
@@ -119,7 +120,7 @@ class EtcdStore:
         self,
         endpoints: Sequence[str],
         *,
-        tls: TlsFiles | None,
+        tls: ChannelTls | None,
         timeout_s: float = 5.0,
         observe: Observe = lambda operation, seconds: None,
     ) -> None:
@@ -129,7 +130,9 @@ class EtcdStore:
         self._tls = tls
         self._timeout_s = timeout_s
         self._observe = observe
-        self._connections = tuple(_Connection(endpoint, tls) for endpoint in endpoints)
+        self._connections = [_Connection(endpoint, tls) for endpoint in endpoints]
+        # Those with a former certificate. What they have begun goes on, so they stay open.
+        self._former: list[_Connection] = []
         self._current = 0
 
     async def start(self) -> None:
@@ -149,7 +152,7 @@ class EtcdStore:
 
     async def close(self) -> None:
         """Close the connections. End first whoever uses them: gRPC has no error for it."""
-        for connection in self._connections:
+        for connection in (*self._connections, *self._former):
             await connection.channel.close()
 
     async def get(self, key: str) -> Entry | None:
@@ -251,7 +254,7 @@ class EtcdStore:
         revision (etcd-io/etcd#18089), while one that starts before is told so.
         """
         assembly.restart()
-        call = self._connections[self._current].watches.Watch(metadata=_REQUIRE_LEADER)
+        call = self._connection(self._current).watches.Watch(metadata=_REQUIRE_LEADER)
         try:
             create = pb.WatchCreateRequest(
                 key=prefix.encode(),
@@ -277,7 +280,7 @@ class EtcdStore:
             call.cancel()
 
     async def _version(self, index: int) -> str | UnavailableError:
-        stub = self._connections[index].maintenance
+        stub = self._connection(index).maintenance
         try:
             answer = await stub.Status(pb.StatusRequest(), timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
@@ -314,13 +317,22 @@ class EtcdStore:
     async def _ask(self, method: _Method, request: object, deadline_s: float) -> Any:
         index = self._current
         try:
-            return await method(self._connections[index])(
+            return await method(self._connection(index))(
                 request, timeout=deadline_s - time.monotonic(), metadata=_REQUIRE_LEADER
             )
         except grpc.aio.AioRpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 self._fail_over(index)
             raise
+
+    def _connection(self, index: int) -> _Connection:
+        """Return a connection that shows the certificate of this moment."""
+        connection = self._connections[index]
+        if self._tls is not None and self._tls.generation != connection.generation:
+            self._former.append(connection)
+            connection = _Connection(self._endpoints[index], self._tls)
+            self._connections[index] = connection
+        return connection
 
     def _fail_over(self, failed: int) -> None:
         """Turn to the next member of etcd, unless another call has done so already."""
@@ -331,11 +343,12 @@ class EtcdStore:
 class EtcdLeaseClient:
     """Renews leases from one thread, which no stall of the event loop can hold up."""
 
-    def __init__(self, endpoints: Sequence[str], *, tls: TlsFiles | None) -> None:
+    def __init__(self, endpoints: Sequence[str], *, tls: ChannelTls | None) -> None:
         self._endpoints = tuple(endpoints)
         self._tls = tls
         self._current = 0
         self._channel: grpc.Channel | None = None
+        self._generation = 0
 
     def renew(self, lease: int, *, timeout_s: float) -> float:
         """Renew the lease; return the seconds it now has. 0.0: it has ended.
@@ -343,6 +356,10 @@ class EtcdLeaseClient:
         Raises:
             UnavailableError: no answer; the next call asks the next member of etcd.
         """
+        if self._tls is not None and self._tls.generation != self._generation:
+            # What we show at the next connection is the certificate of this moment.
+            self.close()
+            self._generation = self._tls.generation
         if self._channel is None:
             self._channel = self._open(self._endpoints[self._current])
         keep_alive = self._channel.unary_unary(

@@ -16,6 +16,9 @@ NODES = ROOT + "node/"
 NODE_NAMES = ROOT + "node-name/"
 NODES_REMOVED = ROOT + "node-removed/"
 
+# Made by users, changed by whichever member admits a node; each ends with a lease of its own.
+JOIN_TOKENS = ROOT + "join-token/"
+
 # One for each template generation of a service; written with the service, deleted by the leader.
 TEMPLATES = ROOT + "template/"
 
@@ -65,6 +68,10 @@ def node_name(name: str) -> str:
 
 def node_removed(node_id: str) -> str:
     return NODES_REMOVED + node_id
+
+
+def join_token(token_id: str) -> str:
+    return JOIN_TOKENS + token_id
 
 
 def node_status(node_id: str) -> str:

@@ -68,9 +68,8 @@ class SimulatedAgent:
         self._members = members
         self._clock = clock
         self._rng = rng
-        self.description = v1.NodeDescription(
-            hostname=node_id, nano_cpus=nano_cpus, memory_bytes=memory_bytes
-        )
+        # Without a host name it goes by its id, whichever name its certificate is for.
+        self.description = v1.NodeDescription(nano_cpus=nano_cpus, memory_bytes=memory_bytes)
         self._epoch = 0
         self._revision = 0
         self._unacknowledged: dict[str, v1.TaskStatus] = {}

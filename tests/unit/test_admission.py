@@ -23,7 +23,7 @@ def token(*, uses: int = 2, admitted: tuple[str, ...] = (), lasts_s: float = 1.0
 
 
 def refused(
-    found: v1.JoinToken | None, *, secret: str = SECRET, node_id: str = "n", removed: bool = False
+    found: v1.JoinToken, *, secret: str = SECRET, node_id: str = "n", removed: bool = False
 ) -> admission.Refusal:
     refusal = admission.judge(found, secret, node_id, removed=removed, now_s=NOW_S)
     assert refusal is not None
@@ -40,14 +40,14 @@ def test_a_token_admits_a_node_and_counts_it() -> None:
 
 
 def test_no_token_and_a_wrong_secret_read_the_same() -> None:
-    assert refused(None) == refused(token(), secret="b" * 26)
-    assert refused(None).outcome is Outcome.UNKNOWN
+    assert refused(v1.JoinToken()) == refused(token(), secret="b" * 26)
+    assert refused(v1.JoinToken()).outcome is Outcome.UNKNOWN
 
 
 def test_without_the_secret_nothing_of_a_token_is_told() -> None:
     spent = token(uses=1, admitted=("m",), lasts_s=-1)
-    assert refused(spent, secret="b" * 26) == refused(None)
-    assert refused(None, removed=True) == refused(None)
+    assert refused(spent, secret="b" * 26) == refused(v1.JoinToken())
+    assert refused(v1.JoinToken(), removed=True) == refused(v1.JoinToken())
 
 
 def test_a_token_that_has_expired_says_when() -> None:
