@@ -23,7 +23,14 @@ from agent.runtime.containers import Containers
 from agent.runtime.errors import ContainerError
 from agent.runtime.executions import Executions
 from agent.runtime.loop import Loop
-from agent.runtime.messages import PROTOCOL, Channel, Message, close_all, listen
+from agent.runtime.messages import (
+    HANDOVER_PATIENCE_S,
+    PROTOCOL,
+    Channel,
+    Message,
+    close_all,
+    listen,
+)
 from agent.runtime.processes import lock_folder, raise_open_files, re_execute, say, stay_alive
 
 PROGRAM = "estiba-launcher"
@@ -67,7 +74,7 @@ class Launcher:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; containers go on either way."""
         stop = signals.signal_descriptor((signal.SIGTERM, signal.SIGINT))
-        self._loop.watch(stop, self._loop.stop)
+        self._loop.watch(stop, lambda: self._stop(stop))
         self._cgroups.prepare()
         self._containers.adopt()
         self._containers.pump.connect()
@@ -82,6 +89,12 @@ class Launcher:
         notify("STOPPING=1")
         self._socket_path.unlink(missing_ok=True)
         self._cgroups.retire()
+
+    def _stop(self, signalled: int) -> None:
+        """Stop once the pump has all output: one that has just started may not have got it."""
+        self._loop.forget(signalled)
+        pump = self._containers.pump
+        self._loop.when(lambda: pump.has_all, self._loop.stop, patience_s=HANDOVER_PATIENCE_S)
 
     def _accept(self, listener: socket.socket) -> None:
         with suppress(BlockingIOError, ConnectionError):

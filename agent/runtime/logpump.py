@@ -20,7 +20,15 @@ from agent.kernel import prctl, signals
 from agent.kernel.notify import notify
 from agent.runtime.logfile import LogFile
 from agent.runtime.loop import Loop
-from agent.runtime.messages import Channel, Message, close_all, connect, encode, listen
+from agent.runtime.messages import (
+    HANDOVER_PATIENCE_S,
+    Channel,
+    Message,
+    close_all,
+    connect,
+    encode,
+    listen,
+)
 from agent.runtime.output import OutputPipes
 from agent.runtime.processes import raise_open_files, re_execute, say, stay_alive
 from agent.runtime.pumping import Pumping, Scratch
@@ -47,11 +55,13 @@ class LogPump:
         self._scratch = Scratch()
         self._held: dict[str, _Held] = {}
         self._launcher: Channel | None = None
+        # Whether this launcher has been told all that is held here.
+        self._told = False
 
     def run(self) -> None:
         """Pump until SIGTERM or SIGINT; what is not yet written, the next pump writes."""
         stop = signals.signal_descriptor((signal.SIGTERM, signal.SIGINT))
-        self._loop.watch(stop, self._loop.stop)
+        self._loop.watch(stop, lambda: self._stop(stop))
         listener = listen(self._socket_path)
         self._loop.watch(listener.fileno(), lambda: self._accept(listener))
         self._call_launcher()
@@ -63,6 +73,16 @@ class LogPump:
         self._loop.run()
         notify("STOPPING=1")
         self._socket_path.unlink(missing_ok=True)
+
+    def _stop(self, signalled: int) -> None:
+        """Stop once a launcher has all output: one that has just started may not have got it."""
+        self._loop.forget(signalled)
+        self._loop.when(self._launcher_has_all, self._loop.stop, patience_s=HANDOVER_PATIENCE_S)
+
+    def _launcher_has_all(self) -> bool:
+        if all(held.output is None for held in self._held.values()):
+            return True
+        return self._told and self._launcher is not None and self._launcher.flushed
 
     def _call_launcher(self) -> None:
         """Tell a launcher that we are here; if there is none, it will look by itself."""
@@ -78,6 +98,7 @@ class LogPump:
             if self._launcher is not None:
                 # The one before is dead, or will be: there is one launcher at a time.
                 self._launcher.close()
+            self._told = False
             self._launcher = Channel(self._loop, link, received=self._receive, closed=self._lost)
 
     def _lost(self, channel: Channel) -> None:
@@ -88,6 +109,7 @@ class LogPump:
         match message.get("op"):
             case "hello":
                 self._tell_all(channel)
+                self._told = True
             case "hold" if len(descriptors) == 1 + len(OutputPipes.__slots__):
                 self._hold(message, descriptors)
                 return

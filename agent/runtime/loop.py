@@ -12,6 +12,7 @@ WRITABLE = select.EPOLLOUT
 
 # With so many descriptors ready at once, each still gets its turn soon.
 _MAX_EVENTS = 64
+_LOOK_EVERY_S = 0.02
 
 
 class Loop:
@@ -40,6 +41,16 @@ class Loop:
 
     def after(self, delay_s: float, due: Callable[[], object]) -> None:
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._numbers), due))
+
+    def when(
+        self, holds: Callable[[], bool], then: Callable[[], object], *, patience_s: float
+    ) -> None:
+        """Call ``then`` once ``holds`` does, or when our patience has run out."""
+        if patience_s <= 0 or holds():
+            then()
+            return
+        left_s = patience_s - _LOOK_EVERY_S
+        self.after(_LOOK_EVERY_S, lambda: self.when(holds, then, patience_s=left_s))
 
     def stop(self) -> None:
         self._running = False

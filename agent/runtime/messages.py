@@ -20,6 +20,8 @@ PROTOCOL = 1
 MAX_MESSAGE_BYTES = 128 * 1024
 _MAX_DESCRIPTORS = 16
 _MAX_WAITING = 10_000
+# How long launcher and pump, told to stop, wait for the other to have all output.
+HANDOVER_PATIENCE_S = 2.0
 
 Message = dict[str, Any]
 
@@ -105,6 +107,11 @@ class Channel:
             return
         self._waiting.append((data, [os.dup(each) for each in descriptors]))
         self._loop.watch(self._link.fileno(), self._readable, READABLE | WRITABLE)
+
+    @property
+    def flushed(self) -> bool:
+        """Whether all that was sent will arrive, even if this process ends now."""
+        return self.open and not self._waiting
 
     def close(self) -> None:
         if not self.open:

@@ -126,6 +126,14 @@ class PumpLink:
         if self._channel is not None:
             self._hand_over(name)
 
+    @property
+    def has_all(self) -> bool:
+        """Whether the pump has, or will get, all output that is held here."""
+        if not self._held:
+            return True
+        channel = self._channel
+        return channel is not None and channel.flushed and self._held.keys() <= self._known_to_pump
+
     def forget(self, name: str) -> None:
         """Say that the container's end is recorded: the pump need not keep its pidfd."""
         if name in self._held:

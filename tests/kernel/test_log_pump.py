@@ -143,6 +143,24 @@ async def test_after_the_launcher_and_then_the_pump_were_killed_nothing_is_lost(
     assert node.lines("c") == [*(f"line {number}\n" for number in range(lines)), "end\n"]
 
 
+@pytest.mark.parametrize(("stopped", "away"), [("launcher", "pump"), ("pump", "launcher")])
+async def test_one_that_is_told_to_stop_hands_over_to_the_other_that_has_just_started(
+    node: Node, stopped: str, away: str
+) -> None:
+    script = f"{COUNT.format(1000)}; until [ -e /go ]; do sleep 0.02; done; echo end"
+    pid = await node.run("c", "sh", "-c", script)
+    await node.until(lambda: len(node.lines("c")) == 1000, "it has printed")
+    node.kill(away)
+    # Told before the other is there: then it surely has not got anything.
+    node.tell_to_stop(stopped)
+    getattr(node, f"start_{away}")()
+    assert await asyncio.to_thread(node.wait_for_end, stopped) == 0
+    Path(f"/proc/{pid}/root/go").touch()
+    getattr(node, f"start_{stopped}")()
+    assert (await node.end("c")).exit_code == 0
+    await node.until(lambda: len(node.lines("c")) == 1001, "all is written")
+
+
 async def test_a_flood_of_one_container_delays_neither_another_nor_a_start(node: Node) -> None:
     await node.run("flood", "yes", max_size_bytes=1 << 20, max_files=2)
     await node.until(lambda: node.log("flood").exists(), "the flood has begun")

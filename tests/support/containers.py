@@ -107,9 +107,15 @@ class Node:
 
     def stop(self, name: str) -> int:
         """Stop the launcher or the pump as a service manager does; return its exit code."""
-        program = self._programs.pop(name)
-        program.terminate()
-        return program.wait(PATIENCE_S)
+        self.tell_to_stop(name)
+        return self.wait_for_end(name)
+
+    def tell_to_stop(self, name: str) -> None:
+        self._programs[name].terminate()
+
+    def wait_for_end(self, name: str) -> int:
+        """Wait for one that was told to stop; return its exit code."""
+        return self._programs.pop(name).wait(PATIENCE_S)
 
     def stop_all(self) -> None:
         for name in list(self._programs):
