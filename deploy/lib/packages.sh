@@ -44,14 +44,24 @@ install_packages() {
   trap 'remove_policy; exit 143' TERM HUP
   # shellcheck disable=SC2086
   write_policy $wanted
+  finish_interrupted >&2
   # shellcheck disable=SC2086
-  { DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $wanted ||
-    { apt-get update &&
-      DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $wanted; }; } >&2
+  { get_packages $wanted || { apt-get update && get_packages $wanted; }; } >&2
   # shellcheck disable=SC2086
   disable_services $wanted
   remove_policy
   trap - EXIT INT TERM HUP
+}
+
+# Another apt-get, such as one that a killed installation left at work, is waited for.
+get_packages() {
+  DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 \
+    install -y --no-install-recommends "$@"
+}
+
+# What a killed dpkg had begun, apt-get wants to see finished first.
+finish_interrupted() {
+  [ -z "$(ls -A /var/lib/dpkg/updates)" ] || DEBIAN_FRONTEND=noninteractive dpkg --configure -a
 }
 
 # Packages enable their services for the next boot; undo that for those we have just installed.
