@@ -1,21 +1,20 @@
-"""The command line `estiba`: which commands there are, and what happens to their errors.
-
-A command's module is imported when the command is used, so that help comes at once.
-"""
+"""The command line `estiba`: which commands there are, and what happens to their errors."""
 
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import click
 
 from controlplane.cli.context import Session
 from controlplane.cli.errors import CliError
+from controlplane.cli.groups import Parts
 
 # Name: module, and the sentence in the list of commands.
 COMMANDS = {
     "apply": ("controlplane.cli.apply", "Create or change services from a file."),
+    "cluster": ("controlplane.cli.cluster", "Make a cluster, and admit machines to it."),
+    "cluster": ("controlplane.cli.cluster.commands", "Make a cluster, and admit machines to it."),
     "completion": ("controlplane.cli.completion", "Print what makes a shell complete commands."),
     "dev": ("controlplane.cli.dev.commands", "Run a whole cluster on this machine."),
     "info": ("controlplane.cli.info", "Show the cluster and its control plane."),
@@ -26,29 +25,12 @@ COMMANDS = {
 INTERRUPTED = 130
 
 
-class Nouns(click.Group):
-    """A group whose commands are imported one by one."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command = import_module(COMMANDS[cmd_name][0]).command
-        if not isinstance(command, click.Command):
-            raise TypeError(f"{cmd_name} is no command")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, help_) for name, (_, help_) in sorted(COMMANDS.items())])
-
-
 @click.group(
-    cls=Nouns,
+    cls=Parts,
+    parts=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with `estiba dev up`, then `estiba service create --name web IMAGE`.",
+    epilog="Start with `estiba cluster init`, or on one machine alone with `estiba dev up`; then "
+    "`estiba service create --name web IMAGE`.",
 )
 @click.option(
     "--server",

@@ -213,6 +213,36 @@ def cluster(answer: control_pb2.GetClusterResponse, *, now_s: float) -> str:
     return head + table(("MEMBER", "ADDRESS", "ROLE", "VERSION", "STARTED"), rows)
 
 
+def tokens(found: Iterable[types_pb2.JoinToken], *, now_s: float) -> str:
+    rows = []
+    for token in found:
+        remaining_s = seconds(token.expires_at) - now_s
+        rows.append(
+            (
+                token.metadata.id,
+                f"{len(token.admitted)}/{token.uses}",
+                f"in {show_span(remaining_s)}" if remaining_s > 0 else "expired",
+                f"{show_span(now_s - seconds(token.metadata.created_at))} ago",
+                token.metadata.changed_by,
+                ", ".join(token.admitted) or NOTHING,
+            )
+        )
+    return table(("ID", "USED", "EXPIRES", "MADE", "BY", "ADMITTED"), rows)
+
+
+def offer(token: types_pb2.JoinToken) -> str:
+    """Say what a new token is good for, before the command that uses it."""
+    machines = "1 machine" if token.uses == 1 else f"{token.uses} machines"
+    span = show_span(seconds(token.expires_at) - seconds(token.metadata.created_at))
+    return f"token {token.metadata.id} admits {machines} for {span}; on each, as root:"
+
+
+def join_command(answer: control_pb2.CreateJoinTokenResponse) -> str:
+    """Return the line that joins a machine."""
+    address = next(iter(answer.join_addresses), "HOST")
+    return f"estiba node join --token {answer.text} {plain(address)}"
+
+
 def programs(found: Iterable[Mapping[str, Any]], *, now_s: float) -> str:
     """Describe the programs of a local cluster, as its supervisor tells of them."""
     rows = [

@@ -175,3 +175,28 @@ def test_no_word_of_a_container_or_node_is_obeyed_by_the_terminal() -> None:
         assert shown.isprintable()
     assert "health unknown" in table
     assert "?[2J?]0;all is well??broken" in progress
+
+
+def test_a_token_shows_what_is_left_of_it_and_whom_it_admitted() -> None:
+    made = types_pb2.JoinToken(
+        metadata=types_pb2.Metadata(id="abcdefgh", created_at=at(7200), changed_by="user:admin"),
+        expires_at=at(-86400),
+        uses=3,
+    )
+    spent = types_pb2.JoinToken()
+    spent.CopyFrom(made)
+    spent.expires_at.CopyFrom(at(0))
+    spent.admitted.extend(["n1", "n2"])
+
+    lines = render.tokens([made, spent], now_s=NOW_S).splitlines()
+    cells = [re.split(" {2,}", line) for line in lines]
+    assert cells[1] == ["abcdefgh", "0/3", "in 24 h", "2 h ago", "user:admin", "-"]
+    assert cells[2] == ["abcdefgh", "2/3", "expired", "2 h ago", "user:admin", "n1, n2"]
+    assert render.offer(made) == "token abcdefgh admits 3 machines for 26 h; on each, as root:"
+
+
+def test_the_command_that_joins_names_an_address_or_leaves_its_place() -> None:
+    answer = control_pb2.CreateJoinTokenResponse(text="estiba-1-d-i-s")
+    assert render.join_command(answer) == "estiba node join --token estiba-1-d-i-s HOST"
+    answer.join_addresses.extend(["10.0.0.1:7444", "10.0.0.2:7444"])
+    assert render.join_command(answer).endswith(" 10.0.0.1:7444")

@@ -1,0 +1,21 @@
+"""`estiba cluster`: make a cluster on this machine, keep its certificates good, admit others."""
+
+import click
+
+from controlplane.cli.groups import Parts
+
+PARTS = {
+    "init": (
+        "controlplane.cli.cluster.init",
+        "Make this machine the control plane of a new cluster.",
+    ),
+    "renew": (
+        "controlplane.cli.cluster.renew",
+        "Renew this control plane's own certificates that are past half of their life.",
+    ),
+}
+
+
+@click.group(cls=Parts, parts=PARTS)
+def command() -> None:
+    """Make a cluster on this machine, and admit other machines to it."""
