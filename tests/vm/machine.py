@@ -138,7 +138,7 @@ class Machine:
         self._read_answer("QMP")
         self._qmp("qmp_capabilities")
         # TCP[HOST_FORWARD]  12  127.0.0.1 40001  10.0.2.15 22  0 0
-        shown = self._qmp("human-monitor-command", {"command-line": "info usernet"})
+        shown = self._monitor("info usernet")
         self._port = next(
             int(line.split()[3]) for line in shown.splitlines() if "HOST_FORWARD" in line
         )
@@ -174,6 +174,16 @@ class Machine:
         """Restart it as if the power had failed, and wait for it."""
         self._qmp("system_reset")
         self._disconnect()
+        self.wait()
+
+    def save(self, name: str) -> None:
+        """Keep the machine as it is, memory and all, for `restore`."""
+        self._change(f"savevm {name}")
+
+    def restore(self, name: str) -> None:
+        """Have it be again what `save` kept under a name. Its clock goes on from there."""
+        self._disconnect()
+        self._change(f"loadvm {name}")
         self.wait()
 
     def stop(self) -> None:
@@ -287,6 +297,14 @@ class Machine:
             self._ssh.wait()
             self._ssh = None
         (self.folder / "ssh.sock").unlink(missing_ok=True)
+
+    def _change(self, command: str) -> None:
+        """Have QEMU's monitor do what it says nothing about unless it fails."""
+        if said := self._monitor(command).strip():
+            raise MachineError(f"{command}: {said}")
+
+    def _monitor(self, command: str) -> str:
+        return str(self._qmp("human-monitor-command", {"command-line": command}))
 
     def _qmp(self, command: str, arguments: dict[str, str] | None = None) -> Any:
         """Have QEMU carry out a command; return what it answers."""
