@@ -14,7 +14,6 @@ from controlplane.cli.groups import Parts
 COMMANDS = {
     "apply": ("controlplane.cli.apply", "Create or change services from a file."),
     "cluster": ("controlplane.cli.cluster", "Make a cluster, and admit machines to it."),
-    "cluster": ("controlplane.cli.cluster.commands", "Make a cluster, and admit machines to it."),
     "completion": ("controlplane.cli.completion", "Print what makes a shell complete commands."),
     "dev": ("controlplane.cli.dev.commands", "Run a whole cluster on this machine."),
     "info": ("controlplane.cli.info", "Show the cluster and its control plane."),
@@ -37,14 +36,14 @@ INTERRUPTED = 130
     multiple=True,
     metavar="HOST:PORT",
     help="A member of the cluster; may be given several times. Default: ESTIBA_SERVER, else the "
-    "cluster of `estiba dev up`.",
+    "cluster of `estiba dev up`, else the one that this machine controls.",
 )
 @click.option(
     "--tls-dir",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Folder with ca.pem, cert.pem and, unless the key is in there too, key.pem to identify "
-    "yourself with. Default: "
-    "ESTIBA_TLS_CA, ESTIBA_TLS_CERT and ESTIBA_TLS_KEY, else those of the local cluster.",
+    "yourself with. Default: ESTIBA_TLS_CA, ESTIBA_TLS_CERT and ESTIBA_TLS_KEY, else those of the "
+    "cluster on this machine.",
 )
 @click.version_option(package_name="estiba", prog_name="estiba")
 @click.pass_context

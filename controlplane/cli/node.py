@@ -1,4 +1,6 @@
-"""`estiba node`: show nodes, label them, take them out of service, forget them."""
+"""`estiba node`: show nodes, label them, take them out of service, forget them; and be one."""
+
+import socket
 
 import click
 
@@ -112,3 +114,53 @@ def rm(session: Session, nodes: tuple[str, ...], *, force: bool) -> None:
         request = control_pb2.RemoveNodeRequest(node=name, force=force)
         session.connection.call(lambda stub: stub.RemoveNode, request)
         click.echo(name)
+
+
+@command.command()
+@click.option(
+    "--token",
+    default="",
+    envvar="ESTIBA_JOIN_TOKEN",
+    show_envvar=True,
+    help="What `estiba cluster token create` printed; an argument is seen by everybody here.",
+)
+@click.option(
+    "--advertise-addr",
+    default="",
+    metavar="ADDRESS|LINK",
+    help="Where other nodes reach this one; if not given, the address that leads to the cluster.",
+)
+@click.option("--hostname", default=socket.gethostname, help="Another name than the machine's.")
+@click.argument("address", metavar="HOST[:PORT]")
+def join(token: str, advertise_addr: str, hostname: str, address: str) -> None:
+    """Make this machine a node of the cluster whose control plane is at HOST.
+
+    The token says which cluster that is, so nothing is said to another one. On a machine that is
+    a node of it already, with a certificate that is good, it changes nothing.
+
+    \b
+    Examples:
+      estiba node join --token estiba-1-... 192.0.2.10
+      ESTIBA_JOIN_TOKEN=$(cat token) estiba node join 192.0.2.10
+    """
+    from controlplane.cli.setup import membership
+
+    if not token:
+        raise click.UsageError("a token is needed, by --token or in ESTIBA_JOIN_TOKEN")
+    membership.join(token, address, advertise=advertise_addr, hostname=hostname)
+
+
+@command.command()
+def leave() -> None:
+    """Have this machine be no node any more: stop its containers, remove keys and configuration.
+
+    The cluster goes on expecting it until it is told to forget the node.
+
+    \b
+    Examples:
+      estiba node leave
+      estiba node rm n3
+    """
+    from controlplane.cli.setup import membership
+
+    membership.leave()

@@ -1,4 +1,4 @@
-"""`estiba cluster`: make a cluster on this machine, keep its certificates good, admit others."""
+"""The verbs of `estiba cluster`."""
 
 import click
 
@@ -12,6 +12,10 @@ PARTS = {
     "renew": (
         "controlplane.cli.cluster.renew",
         "Renew this control plane's own certificates that are past half of their life.",
+    ),
+    "token": (
+        "controlplane.cli.cluster.tokens",
+        "Make, show and remove the tokens by which machines join.",
     ),
 }
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from controlplane.cli.context import Session, pass_session, say
+from controlplane.cli.context import say
 from controlplane.cli.errors import CliError
 
 if TYPE_CHECKING:
     from controlplane.cli.setup.machine import Machine
+    from controlplane.cli.setup.places import Places
 
 READY_WITHIN_S = 120.0
 
@@ -24,8 +25,7 @@ READY_WITHIN_S = 120.0
     help="Where other machines reach this one; needed if it has several addresses.",
 )
 @click.option("--name", default="default", show_default=True, help="What the cluster is called.")
-@pass_session
-def command(session: Session, advertise_addr: str, name: str) -> None:
+def command(advertise_addr: str, name: str) -> None:
     """Make this machine the control plane of a new cluster, and print how others join it.
 
     It makes the cluster's authorities, certificates and configuration, starts etcd and
@@ -38,17 +38,17 @@ def command(session: Session, advertise_addr: str, name: str) -> None:
       estiba cluster init --advertise-addr 192.0.2.10
       estiba cluster init --advertise-addr eth1 --name harbour
     """
-    from controlplane.cli.setup import control_plane
+    from controlplane.cli.setup import addresses, control_plane
     from controlplane.cli.setup.machine import Machine, demand_ports
 
     machine = Machine.here()
     machine.demand_root()
     if machine.systemd is not None:
         machine.systemd.demand(control_plane.UNITS, "control-plane")
+    address = ""
     with machine.alone():
-        is_new = not control_plane.is_initialised(machine.places)
-        if is_new:
-            address = _address(machine, advertise_addr)
+        if not control_plane.is_initialised(machine.places):
+            address = addresses.choose(machine.addresses(), advertise_addr)
             demand_ports(control_plane.PORTS)
             try:
                 control_plane.initialise(
@@ -62,18 +62,12 @@ def command(session: Session, advertise_addr: str, name: str) -> None:
                 raise CliError(str(fault)) from fault
         if machine.systemd is not None:
             machine.systemd.start(control_plane.UNITS)
-    if not is_new:
+    if not address:
         say("this machine is a control plane already; `estiba cluster token create` admits others")
     elif machine.systemd is None:
         _tell_by_hand(machine)
     else:
-        _tell_how_to_join(session)
-
-
-def _address(machine: "Machine", said: str) -> str:
-    from controlplane.cli.setup import addresses
-
-    return addresses.choose(machine.addresses(), said)
+        _tell_how_to_join(machine.places, address)
 
 
 def _tell_by_hand(machine: "Machine") -> None:
@@ -88,9 +82,15 @@ def _tell_by_hand(machine: "Machine") -> None:
     say("then `estiba cluster token create` says how other machines join")
 
 
-def _tell_how_to_join(session: Session) -> None:
+def _tell_how_to_join(places: "Places", address: str) -> None:
+    from controlplane.cli.cluster import tokens
+    from controlplane.cli.connection import Connection, Target
+    from controlplane.cli.setup.places import API_PORT
     from estiba.v1 import control_pb2
 
-    session.connection.call(
-        lambda stub: stub.GetCluster, control_pb2.GetClusterRequest(), patience_s=READY_WITHIN_S
-    )
+    connection = Connection(Target((f"{address}:{API_PORT}",), places.admin), tell=say)
+    asked = control_pb2.GetClusterRequest()
+    answer = connection.call(lambda stub: stub.GetCluster, asked, patience_s=READY_WITHIN_S)
+    say(f"cluster {answer.cluster.name} is made, and this machine is its control plane")
+    tokens.offer(tokens.make(connection))
+    connection.close()

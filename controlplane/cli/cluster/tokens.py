@@ -3,12 +3,17 @@
 import json
 import secrets
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from controlplane.cli import params
 from controlplane.cli.context import Session, list_options, pass_session, print_json, say
 from controlplane.cli.groups import Verbs
+
+if TYPE_CHECKING:
+    from controlplane.cli.connection import Connection
+    from estiba.v1 import control_pb2
 
 
 @click.group(cls=Verbs)
@@ -49,12 +54,23 @@ def create(
     """
     from google.protobuf.json_format import MessageToDict
 
-    from controlplane.cli import render
+    if uses == 0:
+        raise click.BadParameter("it would admit nobody", param_hint="--uses")
+    answer = make(session.connection, ttl=ttl, uses=uses)
+    if quiet:
+        click.echo(answer.text)
+    elif output == "json":
+        click.echo(json.dumps(MessageToDict(answer, preserving_proto_field_name=True), indent=2))
+    else:
+        offer(answer)
+
+
+def make(
+    connection: "Connection", *, ttl: int | None = None, uses: int | None = None
+) -> "control_pb2.CreateJoinTokenResponse":
     from estiba.kit import jointoken
     from estiba.v1 import control_pb2
 
-    if uses == 0:
-        raise click.BadParameter("it would admit nobody", param_hint="--uses")
     request = control_pb2.CreateJoinTokenRequest(
         id=jointoken.letters(secrets.token_bytes(jointoken.ID_BYTES)),
         secret=jointoken.letters(secrets.token_bytes(jointoken.SECRET_BYTES)),
@@ -62,14 +78,15 @@ def create(
     )
     if ttl is not None:
         request.life.FromMicroseconds(ttl)
-    answer = session.connection.call(lambda stub: stub.CreateJoinToken, request)
-    if quiet:
-        click.echo(answer.text)
-    elif output == "json":
-        click.echo(json.dumps(MessageToDict(answer, preserving_proto_field_name=True), indent=2))
-    else:
-        say(render.offer(answer.token))
-        click.echo(render.join_command(answer))
+    return connection.call(lambda stub: stub.CreateJoinToken, request)
+
+
+def offer(made: "control_pb2.CreateJoinTokenResponse") -> None:
+    """Print the command that joins a machine, and say what it is."""
+    from controlplane.cli import render
+
+    say(render.offer(made.token))
+    click.echo(render.join_command(made))
 
 
 @command.command("ls")

@@ -102,12 +102,16 @@ class Places:
         return self.agent_pki / "joining.pem"
 
     @property
+    def run(self) -> Path:
+        return self.root / "run/estiba"
+
+    @property
     def launcher_socket(self) -> Path:
-        return self.root / "run/estiba/launcher.sock"
+        return self.run / "launcher.sock"
 
     @property
     def log_pump_socket(self) -> Path:
-        return self.root / "run/estiba/log-pump.sock"
+        return self.run / "log-pump.sock"
 
 
 def places(environment: Mapping[str, str]) -> Places:

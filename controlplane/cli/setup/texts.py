@@ -6,7 +6,7 @@ The programs' own loaders read it back; `estiba dev up` writes the same.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from estiba.kit.tls import TlsFiles
@@ -177,7 +177,7 @@ def tls_table(tls: TlsFiles) -> dict[str, str]:
 
 
 def nameservers(resolv_conf: str) -> tuple[str, ...]:
-    """Return the name servers that containers can ask too: none on the machine's own loopback.
+    """Return the name servers that containers can ask: they have IPv4, and another loopback.
 
     Source: resolv.conf(5), "nameserver".
     """
@@ -188,7 +188,7 @@ def nameservers(resolv_conf: str) -> tuple[str, ...]:
 
 def _is_reachable(address: str) -> bool:
     try:
-        return not ip_address(address.partition("%")[0]).is_loopback
+        return not IPv4Address(address).is_loopback
     except ValueError:
         return False
 
