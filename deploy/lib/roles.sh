@@ -45,7 +45,6 @@ complete_roles() {
 
 begin_cluster() {
   "$home/current/bin/estiba" cluster init ${advertise:+--advertise-addr "$advertise"}
-  systemctl --quiet is-enabled estiba-renew.timer || systemctl --quiet enable --now estiba-renew.timer
 }
 
 join_cluster() {
