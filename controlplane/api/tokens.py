@@ -121,7 +121,9 @@ class Tokens:
         key = keys.join_token(request.id)
         lease = await self._store.grant(math.ceil(life_s) + KEPT_S)
         try:
-            await self._store.commit([Unchanged(key, 0)], [Put(key, codec.encode(token), lease)])
+            token.metadata.revision = await self._store.commit(
+                [Unchanged(key, 0)], [Put(key, codec.encode(token), lease)]
+            )
         except ConflictError:
             await self._store.revoke(lease)
             stored = await self._stored(request)

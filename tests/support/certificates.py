@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from controlplane.authority import files, issuing
+from controlplane.authority.issuing import Authority, Holder
 from controlplane.cli.dev import authority, plan
 from estiba.kit import pem
 from estiba.kit.tls import TlsFiles
@@ -23,6 +25,23 @@ class Certificates:
     def of(self, holder: str) -> TlsFiles:
         pki = self.folder / "pki"
         return TlsFiles(pki / "ca.pem", pki / f"{holder}.pem", pki / f"{holder}.pem")
+
+    @property
+    def authority(self) -> Authority:
+        pki = self.folder / "pki"
+        return files.open_authority(pki / "ca.pem", pki / "ca-key.pem")
+
+    def made(self, file: str, holder: Holder, *, at: datetime.datetime | None = None) -> TlsFiles:
+        """Issue another certificate, as of now or of another time."""
+        now = at or datetime.datetime.now(datetime.UTC)
+        path = self.folder / "pki" / f"{file}.pem"
+        path.write_bytes(issuing.issue_with_key(self.authority, holder, now))
+        return self.of(file)
+
+    def ended(self, holder: Holder) -> TlsFiles:
+        """Issue a certificate that ended a day ago."""
+        at = datetime.datetime.now(datetime.UTC) - issuing.LIFE - datetime.timedelta(days=1)
+        return self.made(f"{holder.name}-ended", holder, at=at)
 
     def of_stranger(self, role: str) -> TlsFiles:
         """Issue a certificate that TLS accepts, with a role that is none of ours."""

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aiohttp
 import grpc
 from grpc import aio
 
@@ -20,11 +21,12 @@ from controlplane.api.channels import CHANNEL_OPTIONS
 from controlplane.api.sessions import Send
 from controlplane.errors import DeniedError, UnavailableError
 from estiba.kit.race import race
-from estiba.kit.tls import MEMBER_CHANNEL_OPTIONS, TlsFiles
+from estiba.kit.tls import MEMBER_CHANNEL_OPTIONS, MEMBER_SERVER_NAME, TlsFiles
 from estiba.v1 import control_pb2_grpc, dispatcher_pb2_grpc
 from estiba.v1 import dispatcher_pb2 as dispatch
 from tests.support.certificates import Certificates, issue
 from tests.support.etcd import Etcd, prepare_etcd
+from tests.support.waiting import stretched
 
 PROGRAM = Path(sys.executable).parent / "estibad"
 
@@ -37,6 +39,7 @@ class Estibad:
     folder: Path
     port: int
     web_port: int
+    join_port: int
     environment: dict[str, str] = field(default_factory=dict)
     """What it finds in its own, besides ours."""
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -48,6 +51,10 @@ class Estibad:
     @property
     def web_address(self) -> str:
         return f"127.0.0.1:{self.web_port}"
+
+    @property
+    def join_address(self) -> str:
+        return f"127.0.0.1:{self.join_port}"
 
     @property
     def log(self) -> str:
@@ -70,7 +77,7 @@ class Estibad:
         self._process.send_signal(number)
         # One that was stopped ends by no signal but SIGKILL until it goes on.
         self._process.send_signal(signal.SIGCONT)
-        code = self._process.wait(timeout=30)
+        code = self._process.wait(timeout=stretched(30))
         self._process = None
         return code
 
@@ -90,8 +97,23 @@ class ControlPlane:
             options=[*CHANNEL_OPTIONS, *MEMBER_CHANNEL_OPTIONS],
         )
         async with channel:
-            await asyncio.wait_for(channel.channel_ready(), 20)
+            await asyncio.wait_for(channel.channel_ready(), stretched(20))
             yield channel
+
+    async def metric(self, series: str, *, member: int = 0) -> float:
+        """Read one series, as it is written with its labels."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(
+                f"https://{self.members[member].web_address}/metrics",
+                ssl=self.certificates.of("metrics").client_context(),
+                server_hostname=MEMBER_SERVER_NAME,
+            ) as answer,
+        ):
+            lines = (await answer.text()).splitlines()
+        values = [line.split()[-1] for line in lines if line.startswith(f"{series} ")]
+        assert len(values) == 1, series
+        return float(values[0])
 
     @asynccontextmanager
     async def control(
@@ -103,15 +125,23 @@ class ControlPlane:
 
 
 @contextmanager
-def control_plane(folder: Path, *, members: int = 2) -> Iterator[ControlPlane]:
-    """Run etcd and some members until the block ends."""
+def control_plane(
+    folder: Path, *, members: int = 2, with_authority: int | None = None
+) -> Iterator[ControlPlane]:
+    """Run etcd and some members until the block ends.
+
+    Args:
+        with_authority: how many of the members hold it; None: all.
+    """
     certificates = issue(folder)
     etcd = prepare_etcd(folder / "etcd", tls=_etcd_tls(folder))
     names = [f"estibad-{number}" for number in range(1, members + 1)]
-    ports = iter(_free_ports(2 * members))
-    running = [Estibad(name, folder, next(ports), next(ports)) for name in names]
+    ports = iter(_free_ports(3 * members))
+    running = [Estibad(name, folder, next(ports), next(ports), next(ports)) for name in names]
+    holding = running[:with_authority]
     for member in running:
-        _write_config(member, certificates.of(member.name), etcd)
+        tls = certificates.of(member.name)
+        _write_config(member, tls, etcd, holds_authority=member in holding)
     try:
         asyncio.run(etcd.start())
         for member in running:
@@ -137,14 +167,22 @@ def _etcd_tls(folder: Path) -> TlsFiles:
     return TlsFiles(tls / "ca.pem", tls / "client.pem", tls / "client.pem")
 
 
-def _write_config(member: Estibad, tls: TlsFiles, etcd: Etcd) -> None:
+def _write_config(member: Estibad, tls: TlsFiles, etcd: Etcd, *, holds_authority: bool) -> None:
     assert etcd.tls is not None
+    joining = f"""
+join_listen = "{member.join_address}"
+join_advertise = "{member.join_address}"
+[authority]
+cert = "{tls.ca}"
+key = "{tls.ca.with_name("ca-key.pem")}"
+"""
     (member.folder / f"{member.name}.toml").write_text(f"""
 member_id = "{member.name}"
 cluster_name = "test"
 listen = "{member.address}"
 advertise = "{member.address}"
 web_listen = "{member.web_address}"
+{joining if holds_authority else ""}
 [tls]
 ca = "{tls.ca}"
 cert = "{tls.cert}"

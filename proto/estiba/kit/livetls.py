@@ -22,7 +22,7 @@ from estiba.kit.tls import Pems, TlsFiles
 
 log = logging.getLogger(__name__)
 
-PERIOD_S = 60.0
+PERIOD_S = 10.0
 
 
 class LiveTls:
@@ -69,7 +69,7 @@ class LiveTls:
         return True
 
     async def run(self, clock: Clock) -> None:
-        """Look at the files about once a minute, until cancelled."""
+        """Look at the files every few seconds, until cancelled."""
         failing = Seldom(every_s=600.0)
         while True:
             await clock.sleep(PERIOD_S)
