@@ -27,6 +27,7 @@ REGISTRY_NAME = "registry.estiba:5000"
 
 API_PORT = 7443
 WEB_PORT = 7480
+JOIN_PORT = 7460
 METRICS_PORT = 7490
 REGISTRY_PORT = 5000
 
@@ -119,6 +120,7 @@ def ports(layout: Layout) -> list[Port]:
     for index, (name, address) in enumerate(MEMBERS.items()):
         found.append(Port(f"{name}/api", API_PORT + index, f"{address}:7443"))
         found.append(Port(f"{name}/web", WEB_PORT + index, f"{address}:7480"))
+        found.append(Port(f"{name}/join", JOIN_PORT + index, f"{address}:7444"))
     for index, seat in enumerate(layout.seats, start=1):
         target = f"{layout.address_of(seat)}:7490"
         found.append(Port(f"{seat.hostname}/metrics", METRICS_PORT + index, target))
@@ -213,7 +215,12 @@ def _estibad_toml(layout: Layout, name: str, opened: Mapping[str, int]) -> str:
             # Prometheus runs outside the fabric, and finds its targets by what they advertise.
             web_advertise=f"127.0.0.1:{opened[f'{name}/web']}",
             tls=layout.tls("ca", name),
-            authority=None,
+            authority=texts.Authority(
+                cert=layout.pem("ca"),
+                key=layout.authority_key("ca"),
+                join_listen=f"{address}:7444",
+                join_advertise=f"127.0.0.1:{opened[f'{name}/join']}",
+            ),
             etcd_endpoints=(f"{ETCD}:2379",),
             etcd_tls=layout.tls("etcd-ca", "etcd-client"),
         )
