@@ -3,8 +3,10 @@
 `controlplane.authority` has the rules; `controlplane.web.join` listens.
 """
 
+import asyncio
 import datetime
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from controlplane.api import node_register
@@ -29,7 +31,7 @@ from estiba.v1 import types_pb2 as v1
 
 log = logging.getLogger(__name__)
 
-# Of machines that join with one token at one time, one gets through at each attempt of all.
+# Of members that admit with one token at one time, one gets through at each attempt of all.
 ATTEMPTS = 20
 
 NO_STORE = Refusal(
@@ -57,6 +59,8 @@ class Joining:
         self._cache = cache
         self._clock = clock
         self._authority = authority
+        # Whoever has been in the way of another with the same token waits for its turn.
+        self._turn = asyncio.Lock()
 
     @property
     def authority_pem(self) -> bytes:
@@ -74,9 +78,10 @@ class Joining:
             node_id = requests.node_id(asked, request.former_certificate_pem, self._authority)
         except ValueError as fault:
             return Refusal(Outcome.INVALID, str(fault))
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             try:
-                result = await self._admit(node_id, request)
+                async with self._turn if attempt else nullcontext():
+                    result = await self._admit(node_id, request)
             except (ConflictError, LeaseEndedError) as changed:
                 log.info("node %s will be judged again: %s", node_id, changed)
             except (UnavailableError, OutcomeUnknownError) as fault:
