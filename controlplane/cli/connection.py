@@ -28,6 +28,9 @@ CALL_TIMEOUT_S = 10.0
 ALIVE_TIMEOUT_S = 2.0
 PAUSE_S = 0.2
 
+# How the holder of a certificate that is no good has a better one.
+RENEWAL = "on a control plane's machine `estiba cluster renew` makes a new one"
+
 RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 CHANNEL_OPTIONS = (
@@ -112,7 +115,8 @@ class Connection:
         """``tell`` is given a sentence when a call takes longer than a person expects."""
         self._target = target
         self._tell = tell
-        self._credentials = target.tls.channel_credentials()
+        self._pems = target.tls.read()
+        self._credentials = self._pems.channel_credentials()
         self._index = 0
         self._channel: grpc.Channel | None = None
         self._stub: control_pb2_grpc.ControlStub | None = None
@@ -206,7 +210,21 @@ class Connection:
         code, sentence = error.code(), error.details() or error.code().name.lower()
         if code not in RETRYABLE:
             raise RefusedError(code, sentence) from None
-        return sentence
+        return self._explain(sentence)
+
+    def _explain(self, said: str) -> str:
+        """Return why a member and we do not come together; raise what no other member mends."""
+        from estiba.kit import tlsfaults
+
+        files = self._target.tls
+        ours = tlsfaults.our_fault(
+            said, files=files, pems=self._pems, now_s=time.time(), remedy=RENEWAL
+        )
+        if ours:
+            raise CliError(ours)
+        address = self._target.servers[self._index]
+        theirs = tlsfaults.their_fault(said, address=address, files=files)
+        return theirs or tlsfaults.brief(said)
 
     def _nobody(self, last: str) -> NoAnswerError:
         where = ", ".join(self._target.servers)

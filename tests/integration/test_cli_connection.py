@@ -11,13 +11,15 @@ from typing import Any
 import grpc
 import pytest
 
+from controlplane.authority.files import ensure_holder, open_authority
+from controlplane.authority.issuing import Holder
 from controlplane.cli import listing, local
 from controlplane.cli.connection import Connection, NoAnswerError, RefusedError, Target, find
 from controlplane.cli.dev import authority, plan, state
 from controlplane.cli.errors import CliError
 from controlplane.cli.setup import texts
 from controlplane.cli.setup.places import Places
-from estiba.kit.tls import TlsFiles
+from estiba.kit.tls import Role, TlsFiles
 from estiba.v1 import control_pb2, types_pb2
 
 
@@ -156,10 +158,75 @@ def test_who_holds_no_members_certificate_is_not_believed_to_be_one(
     with (
         serving(certified, member, certificate="n1") as server,
         connected(certified, server) as connection,
-        pytest.raises(NoAnswerError),
+        pytest.raises(NoAnswerError, match="is no member of the control plane"),
     ):
         connection.call(lambda stub: stub.GetService, control_pb2.GetServiceRequest(), patience_s=0)
     assert member.calls == 0
+
+
+def held(layout: plan.Layout, file: str, now: datetime.datetime, *, by: plan.Layout) -> None:
+    """Have a user's or a member's certificate made at another time, or by another's authority."""
+    signer = open_authority(by.pem("ca"), by.authority_key("ca"))
+    ensure_holder(layout.pem(file), signer, HOLDERS[file], now, force=True)
+
+
+HOLDERS = {"user": Holder(Role.USER, "admin"), "estibad-1": Holder(Role.MEMBER, "estibad-1")}
+NOW = datetime.datetime.now(datetime.UTC)
+LONG_AGO, SOME_DAY = NOW - datetime.timedelta(days=100), NOW + datetime.timedelta(days=2)
+
+
+@pytest.mark.parametrize(
+    ("file", "made", "sentence"),
+    [
+        ("user", LONG_AGO, r"our certificate in .*user\.pem ended on .* UTC: on a control plane"),
+        (
+            "user",
+            SOME_DAY,
+            r"our certificate in .* is not valid before .*: is this machine's clock",
+        ),
+        (
+            "user",
+            None,
+            r"our certificate in .* was signed by another authority than that in .*ca\.pem",
+        ),
+        (
+            "estibad-1",
+            LONG_AGO,
+            r"certificate of the member at 127\.0\.0\.1:\d+ has ended: run `estiba cl",
+        ),
+        (
+            "estibad-1",
+            SOME_DAY,
+            r"member at 127\.0\.0\.1:\d+ is not valid yet by this machine's clock",
+        ),
+        ("estibad-1", None, r"is of another cluster: .* not signed by the authority in .*ca\.pem"),
+    ],
+    ids=[
+        "we ended",
+        "we have not begun",
+        "another signed ours",
+        "it ended",
+        "not begun",
+        "another's",
+    ],
+)
+def test_certificates_that_do_not_come_together_say_why(
+    certified: plan.Layout,
+    tmp_path: Path,
+    file: str,
+    made: datetime.datetime | None,
+    sentence: str,
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = state.make(tmp_path / "other", 1)
+    authority.issue_all(other, NOW)
+    held(certified, file, made or NOW, by=certified if made else other)
+    with (
+        serving(certified, Member("a")) as server,
+        connected(certified, server) as connection,
+        pytest.raises(CliError, match=sentence),
+    ):
+        connection.call(lambda stub: stub.GetService, control_pb2.GetServiceRequest(), patience_s=0)
 
 
 def test_a_list_whose_pages_grew_too_old_is_read_again_from_the_start(
