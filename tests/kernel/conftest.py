@@ -1,11 +1,11 @@
-"""A node for each test, and one layer for all of them."""
+"""A node for each test, as new, and one layer for all of them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.containers import Node, cgroup_folders, make_layer, running_node
+from tests.support.containers import Node, StandingNode, cgroup_folders, make_layer
 
 
 @pytest.fixture(scope="session")
@@ -13,8 +13,15 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_layer(tmp_path_factory.mktemp("image") / "layer")
 
 
+@pytest.fixture(scope="session")
+def standing(tmp_path_factory: pytest.TempPathFactory, layer: Path) -> Iterator[StandingNode]:
+    standing = StandingNode(lambda: tmp_path_factory.mktemp("node"), layer)
+    yield standing
+    standing.stop()
+
+
 @pytest.fixture
-async def node(tmp_path: Path, layer: Path) -> AsyncIterator[Node]:
-    async with running_node(tmp_path, layer) as node:
+async def node(standing: StandingNode) -> AsyncIterator[Node]:
+    async with standing.lent() as node:
         yield node
     assert cgroup_folders(node.cgroup_parent) == []

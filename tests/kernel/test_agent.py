@@ -19,7 +19,7 @@ from tests.support.certificates import Certificates, issue
 from tests.support.dispatcher import Dispatcher
 from tests.support.machine import Machine, machine
 from tests.support.registry import Authority, RunningRegistry, run_registry
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, stretched
 
 TASK = "web0001.1.1.1"
 SHUTDOWN, REMOVE = v1.DESIRED_STATE_SHUTDOWN, v1.DESIRED_STATE_REMOVE
@@ -108,7 +108,7 @@ async def logs_of(member: Dispatcher, task_id: str = TASK) -> list[str]:
 
 async def told(member: Dispatcher, text: str) -> list[str]:
     """Wait until a container has written a line."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(stretched(20)):
         while True:
             lines = await logs_of(member)
             if text in lines:

@@ -11,7 +11,7 @@ import pytest
 from agent.runtime.cgroups import ROOT, Cgroups
 from agent.runtime.errors import ContainerError
 from agent.runtime.limits import NO_LIMITS, Limits
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, stretched
 
 UNIFIED = ROOT if (ROOT / "cgroup.controllers").exists() else ROOT / "unified"
 
@@ -45,7 +45,7 @@ def test_a_container_has_one_cgroup_that_tells_its_processes(cgroups: Cgroups) -
     assert cgroups.stats("c").oom_kills == 0
     assert not cgroups.remove("c")
     cgroups.kill_all("c")
-    assert process.wait(5) == -9
+    assert process.wait(stretched(5)) == -9
     eventually(lambda: cgroups.remove("c"), within_s=5, what="it can be removed")
     assert cgroups.names() == set()
 
@@ -60,11 +60,11 @@ def test_an_inner_cgroup_is_killed_alone(cgroups: Cgroups) -> None:
         what="both are in",
     )
     cgroups.kill_inner("c", "exec-1")
-    assert command.wait(5) == -9
+    assert command.wait(stretched(5)) == -9
     eventually(lambda: cgroups.kill_inner("c", "exec-1"), within_s=5, what="it is removed")
     assert init.poll() is None
     cgroups.kill_all("c")
-    init.wait(5)
+    init.wait(stretched(5))
 
 
 def test_only_the_devices_of_a_container_can_be_opened(cgroups: Cgroups, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_only_the_devices_of_a_container_can_be_opened(cgroups: Cgroups, tmp_pat
     # Done again, as a launcher does that comes back, it holds no less.
     cgroups.prepare()
     again = entering(cgroups.entrances("c"), "head", "-c1", str(tmp_path / "memory"))
-    assert subprocess.run(again, check=False, timeout=10).returncode == 1
+    assert subprocess.run(again, check=False, timeout=stretched(10)).returncode == 1
 
 
 def test_a_limit_without_its_controller_is_refused_and_leaves_nothing(cgroups: Cgroups) -> None:

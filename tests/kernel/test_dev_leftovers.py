@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from controlplane.cli.dev import leftovers
+from tests.support.waiting import stretched
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_processes_of_a_folder_are_killed_and_those_of_others_are_not(tmp_path: 
     others = [start(tmp_path / "ab"), start()]
     try:
         assert leftovers.kill_marked(tmp_path / "a") == 2
-        assert [process.wait(timeout=5) for process in ours] == [-9, -9]
+        assert [process.wait(timeout=stretched(5)) for process in ours] == [-9, -9]
         assert [process.poll() for process in others] == [None, None]
         assert leftovers.kill_marked(tmp_path / "a") == 0
     finally:
@@ -50,7 +51,7 @@ def test_cgroups_are_emptied_and_removed_in_every_hierarchy(group: str) -> None:
 
     leftovers.remove_cgroups(group)
 
-    assert process.wait(timeout=5) == -9
+    assert process.wait(timeout=stretched(5)) == -9
     assert not [tree for tree in trees if tree.parent.parent.exists()]
 
 
@@ -64,7 +65,7 @@ def test_a_frozen_container_is_killed_too(group: str) -> None:
 
     leftovers.remove_cgroups(group)
 
-    assert process.wait(timeout=5) == -9
+    assert process.wait(timeout=stretched(5)) == -9
     assert not tree.parent.exists()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.kernel import files, pidfd, pipes
+from tests.support.waiting import stretched
 
 SOURCES = Path(__file__).parents[2]
 
@@ -30,7 +31,7 @@ def in_child(code: str, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=stretched(30),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -2,12 +2,11 @@
 
 import asyncio
 import re
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.support.containers import Node, alive
+from tests.support.containers import Node, alive, journals
 
 ENTRY = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (stdout|stderr) [FP] .*")
 COUNT = "i=0; while [ $i -lt {} ]; do echo line $i; i=$((i+1)); done"
@@ -134,7 +133,7 @@ async def test_after_the_launcher_and_then_the_pump_were_killed_nothing_is_lost(
     node.kill("launcher")
     node.start_launcher()
     # The new launcher has the pipes from the pump only, and the new pump from the launcher only.
-    await node.until(lambda: _journals(node, "launcher") == 1, "the launcher has the pipes")
+    await node.until(lambda: journals(node.pid("launcher")) == 1, "the launcher has the pipes")
     node.kill("pump")
     Path(f"/proc/{pid}/root/go").touch()
     node.start_pump()
@@ -196,7 +195,7 @@ async def test_the_pump_lets_go_of_what_is_written_and_ended(node: Node) -> None
     for number in range(5):
         await node.output(f"c{number}", "echo", "words")
     for name in ("launcher", "pump"):
-        await node.until(lambda name=name: _journals(node, name) == 0, f"the {name} lets go")  # type: ignore[misc]
+        await node.until(lambda name=name: journals(node.pid(name)) == 0, f"the {name} lets go")  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("first", ["pump", "launcher"])
@@ -211,14 +210,6 @@ async def test_the_order_in_which_both_start_does_not_matter(node: Node, first: 
     await node.launcher.list()
     await node.run("c", "echo", "words")
     await node.until(lambda: node.lines("c") == ["words\n"], "it is written")
-
-
-def _journals(node: Node, name: str) -> int:
-    found = 0
-    for descriptor in Path(f"/proc/{node.pid(name)}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            found += "estiba-journal" in str(descriptor.readlink())
-    return found
 
 
 def _size(path: Path) -> int:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from agent.launcher import ContainerExit, Launcher
 from agent.runtime.cgroups import Cgroups
 from agent.runtime.limits import NO_LIMITS, Limits
 from agent.runtime.spec import Bind, ContainerSettings, LogSettings, build_spec
+from tests.support.waiting import stretched
 
 BIN = Path(sys.executable).parent
 BUSYBOX = Path("/bin/busybox")
@@ -41,7 +42,7 @@ APPLETS = (
 ACCOUNTS = "root:x:0:0:root:/root:/bin/sh\nana:x:1000:1000:Ana:/home/ana:/bin/sh\n"
 GROUPS = "root:x:0:\nana:x:1000:\ncrew:x:2000:ana\n"
 
-PATIENCE_S = 20.0
+PATIENCE_S = stretched(20.0)
 
 
 def make_layer(folder: Path) -> Path:
@@ -64,12 +65,18 @@ class Node:
         self.folder = folder
         self.layer = layer
         self.cgroup_parent = f"/estiba-test-{uuid.uuid4().hex[:12]}"
-        self.launcher = Launcher(folder / "launcher.sock", patience_s=PATIENCE_S)
+        self._programs: dict[str, subprocess.Popen[bytes]] = {}
+        self.connect_anew()
+
+    def connect_anew(self) -> None:
+        """Forget what was heard; be another agent of the same programs."""
+        self.touched = False
+        """Whether a test has asked for more than containers: it may have done anything to them."""
+        self.launcher = Launcher(self.folder / "launcher.sock", patience_s=PATIENCE_S)
         self.environment: dict[str, str] = {}
         """What the programs find in theirs, besides ours."""
         self.ends: dict[str, ContainerExit] = {}
         self._ended: dict[str, asyncio.Event] = {}
-        self._programs: dict[str, subprocess.Popen[bytes]] = {}
         self.launcher.on_exit(self._hear)
 
     @property
@@ -97,10 +104,12 @@ class Node:
         )
 
     def pid(self, name: str) -> int:
+        self.touched = True
         return self._programs[name].pid
 
     def kill(self, name: str) -> None:
         """Send SIGKILL to the launcher or the pump, and wait until it is gone."""
+        self.touched = True
         program = self._programs.pop(name)
         program.kill()
         program.wait(PATIENCE_S)
@@ -111,11 +120,22 @@ class Node:
         return self.wait_for_end(name)
 
     def tell_to_stop(self, name: str) -> None:
+        self.touched = True
         self._programs[name].terminate()
 
     def wait_for_end(self, name: str) -> int:
         """Wait for one that was told to stop; return its exit code."""
         return self._programs.pop(name).wait(PATIENCE_S)
+
+    def is_as_new(self) -> bool:
+        """Say whether nothing is left of the containers it had, and no test has touched it."""
+        return (
+            not self.touched
+            and all(program.poll() is None for program in self._programs.values())
+            and [path.name for path in (self.folder / "state").iterdir()] == ["lock"]
+            and cgroup_folders(self.cgroup_parent) == []
+            and not any(journals(program.pid) for program in self._programs.values())
+        )
 
     def stop_all(self) -> None:
         for name in list(self._programs):
@@ -177,6 +197,11 @@ class Node:
         await self.launcher.remove(container_id)
         return "".join(self.lines(container_id))
 
+    def forget_bundles(self) -> None:
+        """Let the next test give its containers the same names."""
+        for name in ("containers", "logs"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
     def log(self, container_id: str) -> Path:
         return self.folder / "logs" / f"{container_id}.log"
 
@@ -220,6 +245,15 @@ def _age(path: Path) -> int:
     return int(path.suffix.removeprefix("."))
 
 
+def journals(pid: int) -> int:
+    """Return how many containers' journals a launcher or a pump holds."""
+    found = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found += "estiba-journal" in str(descriptor.readlink())
+    return found
+
+
 @asynccontextmanager
 async def running_node(folder: Path, layer: Path) -> AsyncIterator[Node]:
     """Start a launcher and a pump, connect; afterwards remove all containers and stop both."""
@@ -227,19 +261,67 @@ async def running_node(folder: Path, layer: Path) -> AsyncIterator[Node]:
     node.start_pump()
     node.start_launcher()
     try:
-        async with asyncio.TaskGroup() as group:
-            connection = group.create_task(node.launcher.run(), name="launcher")
-            try:
-                await node.launcher.list()
-                await node.until((folder / "pump.sock").exists, "the pump listens")
-                yield node
-            finally:
-                for container in await node.launcher.list():
-                    await node.launcher.remove(container.container_id)
-                connection.cancel()
+        async with connected(node):
+            yield node
     finally:
         node.stop_all()
         await node.sweep()
+
+
+@asynccontextmanager
+async def connected(node: Node) -> AsyncIterator[None]:
+    """Be the agent of a node whose programs start; afterwards remove all containers."""
+    async with asyncio.TaskGroup() as group:
+        connection = group.create_task(node.launcher.run(), name="launcher")
+        try:
+            await node.launcher.list()
+            await node.until((node.folder / "pump.sock").exists, "the pump listens")
+            yield
+        finally:
+            for container in await node.launcher.list():
+                await node.launcher.remove(container.container_id)
+            connection.cancel()
+
+
+class StandingNode:
+    """A node whose programs serve one test after another, until one does more to them."""
+
+    def __init__(self, make_folder: Callable[[], Path], layer: Path) -> None:
+        self._make_folder = make_folder
+        self._layer = layer
+        self._node: Node | None = None
+
+    @asynccontextmanager
+    async def lent(self) -> AsyncIterator[Node]:
+        """Have it for one test, which finds it as new."""
+        if self._node is None:
+            self._node = Node(self._make_folder(), self._layer)
+            self._node.start_pump()
+            # One after the other: what a test counts of them does not change meanwhile.
+            await self._node.until((self._node.folder / "pump.sock").exists, "the pump listens")
+            self._node.start_launcher()
+        node = self._node
+        node.connect_anew()
+        try:
+            async with connected(node):
+                yield node
+            if not node.touched:
+                await node.until(node.is_as_new, "nothing of its containers is left")
+        except BaseException:
+            node.touched = True
+            raise
+        finally:
+            if node.touched:
+                self._node = None
+                node.stop_all()
+                await node.sweep()
+            else:
+                node.forget_bundles()
+
+    def stop(self) -> None:
+        if self._node:
+            self._node.stop_all()
+            self._node.cgroups.retire()
 
 
 def read(pid: int | str, name: str) -> str:

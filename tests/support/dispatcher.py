@@ -11,8 +11,9 @@ from estiba.v1 import dispatcher_pb2 as dispatch
 from estiba.v1 import types_pb2 as v1
 from estiba.v1.dispatcher_pb2_grpc import DispatcherServicer, add_DispatcherServicer_to_server
 from tests.support.certificates import Certificates
+from tests.support.waiting import stretched
 
-WITHIN_S = 20.0
+WITHIN_S = stretched(20.0)
 
 SessionContext = grpc.aio.ServicerContext[dispatch.AgentMessage, dispatch.MemberMessage]
 CarryContext = grpc.aio.ServicerContext[dispatch.Frame, dispatch.Frame]

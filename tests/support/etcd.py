@@ -12,8 +12,9 @@ from pathlib import Path
 from controlplane.errors import UnavailableError
 from controlplane.store.etcd import EtcdStore
 from estiba.kit.tls import TlsFiles
+from tests.support.waiting import stretched
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = stretched(30.0)
 
 
 @dataclass(slots=True)

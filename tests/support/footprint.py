@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.waiting import stretched
+
 MARK = b"ESTIBA_DEV_CLUSTER="
 LISTENING = "0A"
 # The kernel destroys namespaces and cgroups a little after their last user.
-SETTLE_S = 5.0
+SETTLE_S = stretched(5.0)
 LOOK_EVERY_S = 0.1
 
 

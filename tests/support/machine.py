@@ -14,11 +14,11 @@ from controlplane.cli.dev import sample
 from tests.support.certificates import Certificates
 from tests.support.network import Space
 from tests.support.registry import RunningRegistry
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, stretched
 
 BIN = Path(sys.executable).parent
 CGROUPS = Path("/sys/fs/cgroup")
-STOP_WITHIN_S = 10.0
+STOP_WITHIN_S = stretched(10.0)
 
 
 class Machine:
@@ -66,7 +66,7 @@ class Machine:
             stderr=asyncio.subprocess.PIPE,
         )
         saying = asyncio.create_task(program.communicate())
-        await asyncio.wait([saying], timeout=min(kill_after_s, 60.0))
+        await asyncio.wait([saying], timeout=min(kill_after_s, stretched(60.0)))
         if not saying.done():
             program.kill()
         said = (await saying)[1].decode()

@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.waiting import stretched
+
 ROOT = Path(__file__).parents[2]
 # Debian's static busybox would do, but its wget dies of SIGSEGV when it is given a timeout (-T).
 _FETCH = """
@@ -175,7 +177,7 @@ class Agent:
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=stretched(10))
 
 
 class AgentRefusedError(Exception):

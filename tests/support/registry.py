@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from agent.images import Registry
+from tests.support.waiting import stretched
 
 REGISTRY_HOST = "registry.estiba"
 DAY = timedelta(days=1)
@@ -147,7 +148,7 @@ def free_port() -> int:
 
 async def listening(port: int, process: asyncio.subprocess.Process) -> None:
     """Return when something listens on the port of 127.0.0.1."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(stretched(20)):
         while True:
             assert process.returncode is None, "the registry ended"
             try:

@@ -219,8 +219,9 @@ cp "$root"/var/cache/apt/archives/*.deb "$root{REPOSITORY}/"
         script += f"chroot \"$root\" /bin/sh -euc '{_quoted(command)}'\n"
     # How the host reaches its sources is no part of the image.
     script += """
-rm -rf "$root/etc/apt/apt.conf.d/99mmdebstrap" "$root/etc/apt/sources.list.d" "$root/etc/resolv.conf"
-mkdir "$root/etc/apt/sources.list.d"
+cd "$root/etc"
+rm -rf apt/apt.conf.d/99mmdebstrap apt/sources.list.d resolv.conf
+mkdir apt/sources.list.d
 """
     source = f"deb [trusted=yes] file:{REPOSITORY} ./" if recipe.repository else ""
     return script + f'echo "{source}" >"$root/etc/apt/sources.list"\n'
