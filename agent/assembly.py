@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,13 +11,16 @@ from prometheus_client import CollectorRegistry
 from agent.assignments import Known, accept
 from agent.book import Book
 from agent.config import Config
+from agent.connecting import Connector
 from agent.health.checks import Checks
+from agent.identity import live_tls
 from agent.machine import capacity, describe
 from agent.metrics.exporter import Exporter
 from agent.metrics.sources import Cgroups
 from agent.metrics.usage import UsageMeter
+from agent.renewal import Renewal
 from agent.reporter import Reporter
-from agent.session import Session, channel_opener
+from agent.session import Session
 from agent.streams import Streams
 from agent.tasks.bundles import Bundles
 from agent.tasks.folders import Folders
@@ -27,7 +31,9 @@ from agent.tasks.runner import Tools
 from agent.tasks.runners import Runners
 from estiba.kit.clock import Clock
 from estiba.kit.lag import LagMonitor
+from estiba.kit.livetls import LiveTls, show_remaining
 from estiba.kit.notify import Notifier
+from estiba.kit.refusals import Refusals
 from estiba.kit.serve import health_route, metrics_route, registry_for, serve
 
 CREATED_AT_A_TIME = 8
@@ -89,24 +95,49 @@ class Agent:
         self._folders.make()
         known = self._load()
         await self._runners.adopt(known)
-        session = self._session(known)
+        clock = self._parts.clock
+        tls = live_tls(self._config)
+        connector = Connector(tls, clock)
+        session = self._session(known, connector)
+        renewal = Renewal(
+            self._config,
+            tls,
+            members=lambda: session.members,
+            connector=connector,
+            clock=clock,
+            random=random.random,
+        )
         registry = registry_for("estiba-agent")
         lag = LagMonitor(registry)
-        exporter = self._exporter(session, registry)
-        routes = (
-            metrics_route(registry, before=exporter.gather),
-            health_route(lambda: "" if session.connected else UNSERVED),
-        )
+        show_remaining(registry, {"node": lambda: tls.life}, clock)
         async with (
-            serve(listen=self._config.metrics_listen, tls=self._config.tls, routes=routes),
+            self._serving(session, tls, registry),
             asyncio.TaskGroup() as group,
         ):
             notifier = self._parts.notifier
             notifier.ready(f"node {self._config.hostname}: {UNSERVED}")
             group.create_task(notifier.stay_alive(), name="agent.alive")
             group.create_task(lag.run(), name="agent.lag")
+            group.create_task(tls.run(clock), name="agent.certificate")
+            group.create_task(renewal.run(), name="agent.renewal")
             group.create_task(self._runners.run(), name="agent.tasks")
             group.create_task(session.run(), name="agent.session")
+
+    def _serving(
+        self, session: Session, tls: LiveTls, registry: CollectorRegistry
+    ) -> AbstractAsyncContextManager[str]:
+        """Serve metrics and health."""
+        exporter = self._exporter(session, registry)
+        refusals = Refusals(registry, self._parts.clock, listeners=("metrics",))
+        return serve(
+            listen=self._config.metrics_listen,
+            tls=tls,
+            routes=(
+                metrics_route(registry, before=exporter.gather),
+                health_route(lambda: "" if session.connected else UNSERVED),
+            ),
+            on_refused=refusals.at("metrics"),
+        )
 
     async def clear(self) -> None:
         """Stop all that an earlier agent left, as a node does that was removed; return when
@@ -127,13 +158,13 @@ class Agent:
     def _book(self, known: Known | None) -> Book:
         return Book(known, journal=self._journal, runners=self._runners, reporter=self._reporter)
 
-    def _session(self, known: Known | None) -> Session:
+    def _session(self, known: Known | None, connector: Connector) -> Session:
         config, parts = self._config, self._parts
         usage = UsageMeter(tasks=self._runners, cgroups=parts.cgroups, clock=parts.clock)
         logs = LogReader(self._folders, node_id=config.node_id, name_of=self._runners.name_of)
         return Session(
             members=config.members,
-            open_channel=channel_opener(config.tls.channel_credentials()),
+            connector=connector,
             describe=lambda: describe(
                 config,
                 self._size,

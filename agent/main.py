@@ -18,6 +18,7 @@ from agent import clearing
 from agent.assembly import Agent, Parts
 from agent.config import Config, load
 from agent.errors import AgentError, ConfigError, first_of
+from agent.identity import live_tls
 from agent.images import Images, Registry
 from agent.launcher import Launcher
 from agent.net.network import Network
@@ -26,7 +27,6 @@ from agent.runtime.processes import lock_folder
 from estiba.kit import logs
 from estiba.kit.clock import SystemClock
 from estiba.kit.notify import Notifier
-from estiba.kit.tls import Identity, Role, identity_of
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ def main() -> None:
     try:
         config = load(arguments.config)
         if not arguments.clear:
-            check_identity(config)
-    except ConfigError as fault:
+            live_tls(config)
+    except (ConfigError, ValueError) as fault:
         end(str(fault), BAD_CONFIGURATION)
     logs.set_up("estiba-agent", level=config.log_level)
     try:
@@ -74,21 +74,6 @@ def parse_arguments() -> argparse.Namespace:
 def end(sentence: str, code: int) -> NoReturn:
     sys.stderr.write(f"estiba-agent: {sentence}\n")
     sys.exit(code)
-
-
-def check_identity(config: Config) -> None:
-    """See that the certificate is this node's: with another one members would refuse us, and
-    a refusal means that everything here must be stopped.
-
-    Raises:
-        ConfigError: it is not, or cannot be read.
-    """
-    try:
-        holder = identity_of(config.tls.cert.read_bytes())
-    except (OSError, ValueError) as fault:
-        raise ConfigError(f"tls.cert: {fault}") from fault
-    if holder != Identity(Role.NODE, config.node_id):
-        raise ConfigError(f"tls.cert: it is {holder}'s, and node_id is {config.node_id}")
 
 
 async def run(config: Config) -> None:

@@ -14,21 +14,20 @@ from dataclasses import dataclass
 import grpc
 
 from agent.book import Book
+from agent.connecting import Connector
 from agent.errors import RemovedError, SessionError, StaleError, first_of
 from agent.reporter import Reporter
 from agent.streams import Streams
 from estiba.kit.backoff import Backoff
 from estiba.kit.clock import Clock
 from estiba.kit.seldom import Seldom
-from estiba.kit.tls import MEMBER_CHANNEL_OPTIONS
 from estiba.v1 import dispatcher_pb2 as dispatch
 from estiba.v1 import types_pb2 as v1
 from estiba.v1.dispatcher_pb2_grpc import DispatcherStub
 
 log = logging.getLogger(__name__)
 
-# A member that is stopped still accepts connections; one that works may have to wait for the store.
-CONNECT_WITHIN_S = 2.0
+# A member that works may have to wait for the store.
 WELCOME_WITHIN_S = 5.0
 DEFAULT_HEARTBEAT_S = 1.5
 DEFAULT_SILENCE_S = 3.0
@@ -36,25 +35,8 @@ FIRST_RETRY_S = 0.1
 MOST_RETRY_S = 1.0
 REMOVED_RETRY_S = 30.0
 # Of each member: why there is no session with it.
-MOST_MESSAGE_BYTES = 64 * 1024 * 1024
-
-CHANNEL_OPTIONS = (
-    *MEMBER_CHANNEL_OPTIONS,
-    ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
-    # Channels to one address share connections, and with them the back-off after a failure,
-    # which would outlast ours by minutes.
-    ("grpc.use_local_subchannel_pool", 1),
-)
 
 Call = grpc.aio.StreamStreamCall[dispatch.AgentMessage, dispatch.MemberMessage]
-OpenChannel = Callable[[str], grpc.aio.Channel]
-
-
-def channel_opener(credentials: grpc.ChannelCredentials) -> OpenChannel:
-    def open_channel(address: str) -> grpc.aio.Channel:
-        return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-
-    return open_channel
 
 
 @dataclass(slots=True)
@@ -72,7 +54,7 @@ class Session:
         self,
         *,
         members: Sequence[str],
-        open_channel: OpenChannel,
+        connector: Connector,
         describe: Callable[[], v1.NodeDescription],
         book: Book,
         reporter: Reporter,
@@ -86,7 +68,7 @@ class Session:
         self._members = list(members)
         # So that a thousand agents with one configuration do not all ask its first member.
         self._next = int(random() * len(members))
-        self._open_channel = open_channel
+        self._connector = connector
         self._describe = describe
         self._book = book
         self._reporter = reporter
@@ -102,6 +84,11 @@ class Session:
     def connected(self) -> bool:
         """A member serves this node now."""
         return self._connected
+
+    @property
+    def members(self) -> Sequence[str]:
+        """Where members are, as far as is known."""
+        return self._members
 
     async def run(self) -> None:
         while True:
@@ -126,8 +113,7 @@ class Session:
     # ---------------------------------------------------------------- one session
 
     async def _serve(self, address: str) -> None:
-        async with self._open_channel(address) as channel:
-            await _connect(channel)
+        async with self._connector.connected(address) as channel:
             stub = DispatcherStub(channel)
             call = stub.Session()
             try:
@@ -190,7 +176,7 @@ class Session:
     async def _listen(
         self, call: Call, pulse: Pulse, group: asyncio.TaskGroup, address: str
     ) -> None:
-        async with self._streams.to(lambda: self._open_channel(address)) as carrier:
+        async with self._streams.to(lambda: self._connector.open(address)) as carrier:
             while True:
                 try:
                     async with asyncio.timeout(pulse.silence_s):
@@ -232,20 +218,6 @@ class _Voice:
 
     async def report(self, report: dispatch.Report) -> None:
         await self.say(dispatch.AgentMessage(report=report))
-
-
-async def _connect(channel: grpc.aio.Channel) -> None:
-    """Wait for the handshake, and no longer than for the first failure: another member may do."""
-    try:
-        async with asyncio.timeout(CONNECT_WITHIN_S):
-            state = channel.get_state(try_to_connect=True)
-            while state is not grpc.ChannelConnectivity.READY:
-                if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                    raise SessionError("it cannot be connected to")
-                await channel.wait_for_state_change(state)
-                state = channel.get_state(try_to_connect=True)
-    except TimeoutError:
-        raise SessionError(f"no connection within {CONNECT_WITHIN_S:g} s") from None
 
 
 async def _read(call: Call) -> dispatch.MemberMessage:

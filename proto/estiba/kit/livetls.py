@@ -28,20 +28,29 @@ PERIOD_S = 10.0
 class LiveTls:
     """The files as they were last read, and whatever must hear of it when they change.
 
+    Args:
+        check: is given the text of each certificate, and raises ValueError if it is not ours.
+
     Raises:
-        ValueError: the files cannot be read, or the key is not the certificate's; names the file.
+        ValueError: the files cannot be read, the key is not the certificate's, or ``check`` says
+            so; names the file.
     """
 
-    def __init__(self, files: TlsFiles) -> None:
+    def __init__(self, files: TlsFiles, *, check: Callable[[bytes], None] | None = None) -> None:
         self.files = files
+        self._check = check
         self._seen = _marks(files)
-        self._pems, self._life = _read(files)
+        self._pems, self._life = self._read()
         self._contexts: list[ssl.SSLContext] = []
         self._generation = 0
 
     @property
     def life(self) -> Life:
         return self._life
+
+    @property
+    def pems(self) -> Pems:
+        return self._pems
 
     @property
     def generation(self) -> int:
@@ -58,7 +67,7 @@ class LiveTls:
         seen = _marks(self.files)
         if seen == self._seen:
             return False
-        pems, life = _read(self.files)
+        pems, life = self._read()
         self._seen = seen
         if (pems.cert, pems.key) == (self._pems.cert, self._pems.key):
             return False
@@ -80,6 +89,15 @@ class LiveTls:
             except ValueError as fault:
                 if failing.due(clock.monotonic()):
                     log.warning("the former certificate stays in use: %s", fault)
+
+    def _read(self) -> tuple[Pems, Life]:
+        pems, life = _read(self.files)
+        if self._check is not None:
+            try:
+                self._check(pems.cert)
+            except ValueError as fault:
+                raise ValueError(f"{self.files.cert}: {fault}") from fault
+        return pems, life
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """Return credentials with the certificate of this moment."""
