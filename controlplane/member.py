@@ -1,6 +1,6 @@
 """One member of the control plane without its listening sockets: view, sessions, loops.
 
-`controlplane.main` puts gRPC and HTTP around it; the simulation runs several of them in one
+`controlplane.program` puts gRPC and HTTP around it; the simulation runs several of them in one
 process, under a virtual clock.
 """
 

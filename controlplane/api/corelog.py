@@ -5,6 +5,7 @@ counts those that fail. So the core is asked to trace handshakes, standard error
 to ourselves, and what is read from it goes on to where it would have gone, without the trace.
 What it costs: the last words of a core that aborts are lost; if a later version says it in other
 words, nothing is counted, which a test would notice. Python's own output does not pass through.
+Nothing is imported here that imports gRPC.
 """
 
 import os
@@ -12,14 +13,14 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import unquote
 
 from estiba.kit.handshakes import Refused, describe
 
 _HEADER = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ (\S+?):\d+\] ")
 # Where the trace comes from. The third says that a handshake failed, but not whose.
-_TRACING = ("handshaker.cc", "channel_trace.h", "ssl_transport_security.cc")
+_TRACING = ("handshaker.cc", "channel_trace.h", "ssl_transport_security.cc", "trace.cc")
 # A record goes over several lines: the error with where it was made, then what the connection is.
 _REFUSED = re.compile(
     r"CallNextHandshakerLocked: error=.*?OPENSSL_internal:(?P<reason>\w+)(?:: (?P<detail>[^\n]*?))?"
@@ -33,8 +34,8 @@ _MOST = 16_384
 class TraceReader:
     """Takes the core's output line by line. Pure but for whom it tells."""
 
-    def __init__(self, on_refused: Refused) -> None:
-        self._on_refused = on_refused
+    def __init__(self) -> None:
+        self.on_refused: Refused = lambda peer, reason: None
         self._tracing = False
         self._record = ""
 
@@ -52,17 +53,17 @@ class TraceReader:
             if refused is not None:
                 self._record = ""
                 reason = describe(refused["reason"], refused["detail"] or "")
-                self._on_refused(unquote(refused["peer"]), reason)
+                self.on_refused(unquote(refused["peer"]), reason)
         return False
 
 
 @contextmanager
-def hearing(on_refused: Refused) -> Iterator[None]:
-    """Listen to the core for the length of the block, which must begin before gRPC is used.
+def hearing() -> Iterator[TraceReader]:
+    """Listen to the core for the length of the block, in which gRPC is first imported.
 
-    ``on_refused`` is called by a thread of ours.
+    A thread of ours calls the reader's ``on_refused``.
     """
-    # Whoever wants to hear something else of gRPC hears that, and of handshakes nobody does.
+    # Whoever has asked gRPC for another trace gets that, and of handshakes nobody hears.
     os.environ.setdefault("GRPC_TRACE", "handshaker")
     seen = os.dup(2)
     reading, writing = os.pipe()
@@ -72,11 +73,11 @@ def hearing(on_refused: Refused) -> Iterator[None]:
     os.close(writing)
     # Stays open: who logs has it, and logs to the last.
     sys.stderr = os.fdopen(os.dup(seen), "w", buffering=1, errors="backslashreplace")
-    reader = TraceReader(on_refused)
+    reader = TraceReader()
     thread = threading.Thread(target=_read, args=(reading, seen, reader), daemon=True)
     thread.start()
     try:
-        yield
+        yield reader
     finally:
         # The pipe's last writer goes, and the thread reads its end.
         os.dup2(seen, 2)
@@ -87,4 +88,6 @@ def _read(reading: int, seen: int, reader: TraceReader) -> None:
     with os.fdopen(reading, "r", errors="backslashreplace") as lines:
         for line in lines:
             if reader.feed(line):
-                os.write(seen, line.encode(errors="replace"))
+                # Where nobody reads it any more, it is lost; the trace must be read on.
+                with suppress(OSError):
+                    os.write(seen, line.encode(errors="replace"))
