@@ -2,7 +2,9 @@
 
 import asyncio
 import datetime
+import os
 import random
+import signal
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -422,6 +424,39 @@ async def test_secrets_are_in_no_log_and_not_in_the_store(
     # It hangs on a lease that outlives it, so the store forgets it some time after.
     assert entry.lease
     assert all(token.secret not in member.log for member in plane.members)
+
+
+async def test_while_the_store_is_away_nobody_is_half_admitted(
+    plane: ControlPlane, control: "Control", joiner: Joiner
+) -> None:
+    token = await make_token(control, uses=1)
+    joiner.hostname = "patient"
+    before = await joins_counted(plane, "unavailable")
+    os.kill(plane.etcd.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(NotAdmittedError) as no:
+            await joiner.join(plane.members[0].join_address, token)
+    finally:
+        os.kill(plane.etcd.pid, signal.SIGCONT)
+    assert no.value.status == 503
+    assert no.value.sentence == (
+        "the cluster's store does not answer: try again, with the same key"
+    )
+    assert await joins_counted(plane, "unavailable") == before + 1
+
+    async def has_joined() -> bool:
+        try:
+            await joiner.join(plane.members[0].join_address, token)
+        except NotAdmittedError as still:
+            if still.status != 503:
+                raise
+            return False
+        return True
+
+    await eventually(has_joined, within_s=30, what="the machine joins once the store is back")
+    async with plane.control() as fresh:
+        assert await admitted_by(fresh, token) == [joiner.id]
+        await fresh.GetNode(pb.GetNodeRequest(node=joiner.id))
 
 
 # ------------------------------------------------------------------ tokens

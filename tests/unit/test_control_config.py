@@ -53,6 +53,14 @@ def test_what_is_left_out_has_its_usual_value(tmp_path: Path) -> None:
         ("[tls]", "[network]\nblock_prefix = 8\n[tls]", "network.block_prefix: blocks of /8"),
         ("[tls]", "[network]\nvni = -1\n[tls]", "network.vni: -1 is no whole number"),
         ("[tls]", 'log_level = "loud"\n[tls]', "log_level: 'loud' is none of"),
+        ("[tls]", '[authority]\ncert = "c"\n[tls]', "authority.key: is missing"),
+        (
+            "[tls]",
+            'join_listen = "h:1"\njoin_advertise = "h:1"\n[tls]',
+            "authority: is missing: who admits machines needs join_listen, join_advertise"
+            " and [authority], and the file has join_listen, join_advertise",
+        ),
+        ("[tls]", '[authority]\ncert = "c"\nkey = "k"\n[tls]', "join_listen: is missing: who"),
         ("[tls]", "[tls", "estibad.toml: "),
     ],
 )
@@ -61,6 +69,21 @@ def test_a_fault_is_named_with_its_key(tmp_path: Path, old: str, new: str, words
         load(tmp_path, FILE.replace(old, new, 1))
     assert words in str(fault.value)
     assert str(tmp_path) in str(fault.value)
+
+
+def test_a_member_that_admits_machines_says_where_and_by_what_authority(tmp_path: Path) -> None:
+    assert load(tmp_path, FILE).authority is None
+    joining = """
+join_listen = "0.0.0.0:7444"
+join_advertise = "10.77.0.11:7444"
+[authority]
+cert = "ca.pem"
+key = "ca-key.pem"
+[tls]"""
+    loaded = load(tmp_path, FILE.replace("[tls]", joining, 1))
+    assert loaded.join_listen == "0.0.0.0:7444"
+    assert loaded.join_advertise == "10.77.0.11:7444"
+    assert loaded.authority == config.AuthorityFiles(Path("ca.pem"), Path("ca-key.pem"))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -99,6 +99,16 @@ def test_a_certificate_says_who_its_holder_is() -> None:
 
     assert identity_of(pem) == Identity(Role.NODE, "n1")
     assert str(identity_of(pem)) == "node:n1"
+    assert not identity_of(pem).hostname
+
+
+def test_a_nodes_certificate_may_bind_one_host_name() -> None:
+    subject = [(NameOID.COMMON_NAME, "n1"), (NameOID.ORGANIZATION_NAME, "estiba:node")]
+    unit = (NameOID.ORGANIZATIONAL_UNIT_NAME, "host-1")
+
+    assert identity_of(certificate(*subject, unit)).hostname == "host-1"
+    with pytest.raises(ValueError, match="at most one OU"):
+        identity_of(certificate(*subject, unit, unit))
 
 
 @pytest.mark.parametrize(
