@@ -2,7 +2,9 @@
 
 import asyncio
 import datetime
+import re
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +22,8 @@ from estiba.kit.tls import MEMBER_SERVER_NAME, Identity, Role, TlsFiles, identit
 from estiba.v1 import certificates_pb2, certificates_pb2_grpc
 from estiba.v1 import control_pb2 as control
 from estiba.v1 import dispatcher_pb2 as dispatch
-from tests.support.estibad import ControlPlane, RemoteSessions, control_plane, eventually
+from tests.support.certificates import issue
+from tests.support.estibad import PROGRAM, ControlPlane, RemoteSessions, control_plane, eventually
 from tests.support.joiner import channel_of
 
 if TYPE_CHECKING:
@@ -219,6 +222,31 @@ async def test_a_certificate_that_is_no_good_leaves_the_former_in_use(
 
     await eventually(is_said, within_s=30, what="the log says so")
     assert await asyncio.to_thread(serial_at, member.port, plane) == before
+
+
+def test_a_member_whose_authority_is_another_says_so_and_does_not_start(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    folder = plane.members[0].folder
+    other = issue(tmp_path)
+    text = (folder / "estibad-1.toml").read_text()
+    config = tmp_path / "estibad.toml"
+    for part, words in (
+        (
+            other.of("user").ca,
+            r"authority\.cert: .* has not signed this member's certificate, .*estibad-1\.pem",
+        ),
+        (tmp_path / "absent.pem", r"absent\.pem: No such file or directory"),
+    ):
+        key = part.with_name("ca-key.pem")
+        keep, _, _ = text.partition("[authority]")
+        _, _, rest = text.partition("[tls]")
+        config.write_text(f'{keep}[authority]\ncert = "{part}"\nkey = "{key}"\n[tls]{rest}')
+        ended = subprocess.run(
+            [PROGRAM, "--config", config], capture_output=True, text=True, timeout=30, check=False
+        )
+        assert ended.returncode == 1
+        assert re.fullmatch(f"estibad: .*{words}\n", ended.stderr)
 
 
 def serial_at(port: int, plane: ControlPlane) -> int:

@@ -4,15 +4,12 @@ import asyncio
 import datetime
 import time
 from collections.abc import AsyncIterator
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from controlplane.authority import issuing
+from controlplane.authority.issuing import Holder, OtherRole
 from controlplane.errors import (
     OutcomeUnknownError,
     PreconditionError,
@@ -21,6 +18,8 @@ from controlplane.errors import (
 )
 from controlplane.store.etcd import EtcdStore, check_version
 from controlplane.store.protocol import Put, Unchanged
+from estiba.kit import pem
+from estiba.kit.livetls import LiveTls
 from estiba.kit.tls import TlsFiles
 from tests.support.etcd import Etcd, start_etcd
 from tests.support.store import Proxy, proxy_to, put
@@ -177,42 +176,42 @@ async def test_etcd_speaks_tls_and_demands_a_certificate(tmp_path: Path) -> None
         await stranger.close()
 
 
+async def test_a_new_certificate_is_shown_at_the_next_connection(tmp_path: Path) -> None:
+    tls = make_certificates(tmp_path)
+    async with start_etcd(tmp_path / "etcd", tls=tls) as etcd:
+        good = tls.cert.read_bytes()
+        stranger = issuing.make_authority("somebody", datetime.datetime.now(datetime.UTC))
+        tls.cert.write_bytes(holder_pem(stranger, OtherRole.ETCD_CLIENT))
+        live = LiveTls(tls)
+        store = EtcdStore([etcd.endpoint], tls=live, timeout_s=2.0)
+        client = store.lease_client()
+        with pytest.raises(StoreError):
+            await store.revision()
+        with pytest.raises(StoreError):
+            await asyncio.to_thread(client.renew, 1, timeout_s=2)
+
+        pem.replace_file(tls.cert, good)
+        assert live.refresh()
+
+        lease = await store.grant(5)
+        assert await asyncio.to_thread(client.renew, lease, timeout_s=5) == 5.0
+        client.close()
+        await store.close()
+
+
 def make_certificates(folder: Path) -> TlsFiles:
     """Make an authority, a server's certificate for loopback, and a client's."""
-    authority_key = ec.generate_private_key(ec.SECP256R1())
-    authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "etcd authority")])
-    for name, key, issuer, is_authority in (
-        ("ca", authority_key, authority_name, True),
-        ("server", ec.generate_private_key(ec.SECP256R1()), authority_name, False),
-        ("client", ec.generate_private_key(ec.SECP256R1()), authority_name, False),
-    ):
-        subject = (
-            authority_name
-            if is_authority
-            else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        )
-        now = datetime.datetime.now(datetime.UTC)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(issuer)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(minutes=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-            .add_extension(
-                x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]),
-                critical=False,
-            )
-            .sign(authority_key, hashes.SHA256())
-        )
-        (folder / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        (folder / f"{name}.key").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-    return TlsFiles(folder / "ca.crt", folder / "client.crt", folder / "client.key")
+    authority = issuing.make_authority("etcd", datetime.datetime.now(datetime.UTC))
+    (folder / "ca.pem").write_bytes(authority.pem)
+    server = holder_pem(authority, OtherRole.ETCD)
+    for name in ("server.crt", "server.key"):
+        (folder / name).write_bytes(server)
+    client = folder / "client.pem"
+    client.write_bytes(holder_pem(authority, OtherRole.ETCD_CLIENT))
+    return TlsFiles(folder / "ca.pem", client, client)
+
+
+def holder_pem(authority: issuing.Authority, role: OtherRole) -> bytes:
+    names = ("127.0.0.1",) if role is OtherRole.ETCD else ()
+    now = datetime.datetime.now(datetime.UTC)
+    return issuing.issue_with_key(authority, Holder(role, "etcd", names=names), now)
