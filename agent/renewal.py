@@ -14,7 +14,7 @@ from agent.config import Config
 from agent.connecting import Connector
 from agent.errors import SessionError
 from agent.identity import check_holder
-from estiba.kit import pem
+from estiba.kit import pem, tlsfaults
 from estiba.kit.backoff import Backoff
 from estiba.kit.clock import Clock
 from estiba.kit.livetls import LiveTls
@@ -104,7 +104,7 @@ class Renewal:
         for address in members[first:] + members[:first]:
             try:
                 answer = await self._ask(address, pb.RenewRequest(request_pem=request))
-                await self._take(answer.certificate_pem + key)
+                await self._take(answer.certificate_pem, key)
             except (SessionError, ValueError, OSError) as fault:
                 reason = f"{address}: {fault}"
             else:
@@ -120,17 +120,20 @@ class Renewal:
             except grpc.aio.AioRpcError as fault:
                 raise SessionError(f"{fault.code().name}: {fault.details()}") from fault
 
-    async def _take(self, text: bytes) -> None:
+    async def _take(self, certificate_pem: bytes, key: bytes) -> None:
         """Write a new certificate and its key, and show it from now on.
 
         Raises:
-            ValueError: it is not ours, or not of this key; the file is as it was.
+            ValueError: it is not for us, our authority or this key; the file is as it was.
             OSError: the disk refuses.
         """
-        check_holder(self._config, text)
-        authority = await whole(self._config.tls.ca.read_bytes)
+        check_holder(self._config, certificate_pem)
+        text = certificate_pem + key
+        pems = Pems(ca=self._tls.pems.ca, cert=text, key=text)
+        if not tlsfaults.is_signed(pems):
+            raise ValueError("it issued a certificate of another authority")
         try:
-            Pems(ca=authority, cert=text, key=text).server_context()
+            pems.server_context()
         except ssl.SSLError as fault:
             raise ValueError(f"it issued a certificate for another key: {fault}") from fault
         await whole(lambda: pem.replace_file(self._config.tls.cert, text))

@@ -10,6 +10,7 @@ from agent.assembly import Agent, Parts
 from agent.config import Config
 from estiba.kit.clock import SystemClock
 from estiba.kit.notify import Notifier
+from estiba.kit.tls import TlsFiles
 from estiba.model import Resources
 from estiba.v1 import dispatcher_pb2 as dispatch
 from estiba.v1 import types_pb2 as v1
@@ -36,6 +37,9 @@ class Node:
     network: FakeNetwork = field(default_factory=FakeNetwork)
     environment: dict[str, str] = field(default_factory=dict)
     """Of the agent: where a service manager is told."""
+    tls: TlsFiles | None = None
+    """None: those that were issued to n1 for the whole run."""
+    metrics_listen: str = "127.0.0.1:0"
 
     def config(self, *members: str) -> Config:
         return Config(
@@ -46,11 +50,11 @@ class Node:
             launcher_socket=self.folder / "launcher.sock",
             cgroup_parent="/estiba-test",
             address="127.0.0.1",
-            metrics_listen="127.0.0.1:0",
+            metrics_listen=self.metrics_listen,
             metrics_advertise="127.0.0.1:7490",
             nameservers=("10.0.2.3",),
             log_level="info",
-            tls=self.certificates.of("n1"),
+            tls=self.tls or self.certificates.of("n1"),
             registries={},
             capacity=Resources(4_000_000_000, 8 << 30),
         )

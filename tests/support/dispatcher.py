@@ -7,8 +7,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 import grpc
 
 from estiba.kit.tls import TlsFiles
+from estiba.v1 import certificates_pb2 as certificates
 from estiba.v1 import dispatcher_pb2 as dispatch
 from estiba.v1 import types_pb2 as v1
+from estiba.v1.certificates_pb2_grpc import (
+    CertificatesServicer,
+    add_CertificatesServicer_to_server,
+)
 from estiba.v1.dispatcher_pb2_grpc import DispatcherServicer, add_DispatcherServicer_to_server
 from tests.support.certificates import Certificates
 from tests.support.waiting import stretched
@@ -16,10 +21,11 @@ from tests.support.waiting import stretched
 WITHIN_S = stretched(20.0)
 
 SessionContext = grpc.aio.ServicerContext[dispatch.AgentMessage, dispatch.MemberMessage]
+RenewContext = grpc.aio.ServicerContext[certificates.RenewRequest, certificates.RenewResponse]
 CarryContext = grpc.aio.ServicerContext[dispatch.Frame, dispatch.Frame]
 
 
-class Dispatcher(DispatcherServicer):
+class Dispatcher(DispatcherServicer, CertificatesServicer):
     """Serves one agent. What it assigns is complete at the start of each session."""
 
     def __init__(self, *, member_id: str = "estibad-1", epoch: int = 1) -> None:
@@ -37,6 +43,9 @@ class Dispatcher(DispatcherServicer):
         self.silence_ms = 1000
         self.heartbeat_ms = 100
         self.address = ""
+        self.renewing: Callable[[bytes], bytes] | None = None
+        """Signs a request; None: there is no authority here."""
+        self.renewals = 0
         self._news = asyncio.Condition()
         self._outgoing: asyncio.Queue[dispatch.MemberMessage] | None = None
         self._streams: dict[str, asyncio.Queue[dispatch.Frame]] = {}
@@ -48,6 +57,7 @@ class Dispatcher(DispatcherServicer):
     async def start(self, tls: TlsFiles, *, address: str = "127.0.0.1:0") -> None:
         self._server = grpc.aio.server()
         add_DispatcherServicer_to_server(self, self._server)
+        add_CertificatesServicer_to_server(self, self._server)
         port = self._server.add_secure_port(address, tls.server_credentials())
         self.address = f"127.0.0.1:{port}"
         await self._server.start()
@@ -126,6 +136,17 @@ class Dispatcher(DispatcherServicer):
         return
         yield dispatch.Frame()
 
+    async def Renew(
+        self, request: certificates.RenewRequest, context: RenewContext
+    ) -> certificates.RenewResponse:
+        self.renewals += 1
+        async with self._news:
+            self._news.notify_all()
+        if self.renewing is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "no authority here")
+        signed = self.renewing(request.request_pem)
+        return certificates.RenewResponse(certificate_pem=signed)
+
     # ---------------------------------------------------------------- scripting
 
     def assign(self, *assignments: dispatch.Assignment) -> None:
@@ -194,9 +215,9 @@ class Dispatcher(DispatcherServicer):
         return self.statuses[task_id]
 
 
-async def serving(certificates: Certificates, **settings: int | str) -> Dispatcher:
+async def serving(issued: Certificates, **settings: int | str) -> Dispatcher:
     dispatcher = Dispatcher()
     for name, value in settings.items():
         setattr(dispatcher, name, value)
-    await dispatcher.start(certificates.of("estibad-1"))
+    await dispatcher.start(issued.of("estibad-1"))
     return dispatcher

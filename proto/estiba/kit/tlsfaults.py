@@ -58,10 +58,10 @@ def our_fault(said: str, *, files: TlsFiles, pems: Pems, now_s: float, remedy: s
     if not any(words in said for words in _CLOSED):
         return ""
     try:
-        life, is_signed = life_of(pems.cert), _signed(pems)
+        life, is_known = life_of(pems.cert), is_signed(pems)
     except ValueError as fault:
         return f"our certificate in {files.cert} cannot be read: {fault}"
-    if not is_signed:
+    if not is_known:
         return (
             f"our certificate in {files.cert} was signed by another authority than that in"
             f" {files.ca}: {remedy}"
@@ -85,7 +85,12 @@ def _time_fault(life: Life, files: TlsFiles, now_s: float, remedy: str) -> str:
     return ""
 
 
-def _signed(pems: Pems) -> bool:
+def is_signed(pems: Pems) -> bool:
+    """Say whether the authority that we trust has signed our certificate, whatever its dates.
+
+    Raises:
+        ValueError: one of the two is no certificate.
+    """
     authority = x509.load_pem_x509_certificate(pems.ca)
     try:
         x509.load_pem_x509_certificate(pems.cert).verify_directly_issued_by(authority)
