@@ -4,15 +4,14 @@ A task's journal is appended to, one write for each record, and the last whole r
 counts. To replace the file by rename each time took 1.3 ms on ext4, which then writes
 it out, against 0.03 ms. Nothing is synced to the disk: that protects from the death of
 the agent, not from that of the machine, which takes the containers with it anyway and
-leaves older records, above which the control plane's `last_run` lifts them.
+leaves older records, or blocks of zeros. The control plane's `last_run` lifts the task above
+those, and assignments that are not whole count as lost.
 """
 
 import logging
 import struct
 import zlib
 from pathlib import Path
-
-from google.protobuf.message import DecodeError
 
 from agent.tasks.folders import Folders
 from agent.tasks.machine import Record
@@ -26,6 +25,7 @@ UNFINISHED = ".tmp"
 COMPACT_BYTES = 64 * 1024
 # Length of the status, failures, checksum of the status.
 _HEAD = struct.Struct("!III")
+_CHECK = struct.Struct("!I")
 
 
 class Journal:
@@ -63,19 +63,22 @@ class Journal:
         return records
 
     def save_assignments(self, assignments: dispatch.Assignments) -> None:
-        _replace(self._folders.assignments, assignments.SerializeToString(deterministic=True))
+        body = assignments.SerializeToString(deterministic=True)
+        _replace(self._folders.assignments, _CHECK.pack(zlib.crc32(body)) + body)
 
     def load_assignments(self) -> dispatch.Assignments | None:
         """Return what was accepted last, None if that is not known."""
         path = self._folders.assignments
         path.with_name(path.name + UNFINISHED).unlink(missing_ok=True)
         try:
-            return dispatch.Assignments.FromString(path.read_bytes())
+            content = path.read_bytes()
         except FileNotFoundError:
             return None
-        except DecodeError as fault:
-            log.warning("the assignments in %s are unreadable: %s", path, fault)
+        body = content[_CHECK.size :]
+        if not body or content[: _CHECK.size] != _CHECK.pack(zlib.crc32(body)):
+            log.warning("the assignments in %s are not whole and count as lost", path)
             return None
+        return dispatch.Assignments.FromString(body)
 
     def _path(self, task_id: str) -> Path:
         return self._folders.journals / f"{task_id}{SUFFIX}"
@@ -93,7 +96,9 @@ def _last(content: bytes) -> Record | None:
     while at + _HEAD.size <= len(content):
         length, failures, checksum = _HEAD.unpack_from(content, at)
         body = content[at + _HEAD.size : at + _HEAD.size + length]
-        if zlib.crc32(body) != checksum:
+        # A status is never empty, and the checksum of nothing is 0, as is all else in a block that
+        # the disk had set aside and never got to write.
+        if not length or zlib.crc32(body) != checksum:
             break
         found = (body, failures)
         at += _HEAD.size + length

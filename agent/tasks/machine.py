@@ -50,8 +50,7 @@ def new_record(*, last_run: int, last_seq: int, desired: DesiredState, now_s: fl
         at=timestamp(now_s),
     )
     if wanted and last_run:
-        reason = f"its journal was lost: goes on above run {last_run}"
-        add_note(status, reason, now_s=now_s, revision=0)
+        add_note(status, _goes_on_above(last_run), now_s=now_s, revision=0)
     return Record(status)
 
 
@@ -177,6 +176,16 @@ class RunEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalBehind:
+    """The control plane knows of later runs: the machine stopped before their records were on
+    disk. What is told of earlier ones would count for nothing.
+    """
+
+    last_run: int
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class TaskStopped:
     result: v1.RunResult | None
     """None: no run was under way."""
@@ -201,6 +210,7 @@ Event = (
     | HealthJudged
     | StopBegan
     | RunEnded
+    | JournalBehind
     | TaskStopped
     | TaskRefused
     | TaskErased
@@ -216,6 +226,8 @@ def advance(record: Record, event: Event, *, now_s: float) -> Record:
     failures = record.failures
     if isinstance(event, RunEnded):
         failures = _end_run(status, event, record, now_s)
+    elif isinstance(event, JournalBehind):
+        _catch_up(status, event, now_s)
     elif isinstance(event, TaskStopped | TaskRefused | TaskErased):
         _end_task(status, event, now_s)
     else:
@@ -277,6 +289,22 @@ def _end_run(status: v1.TaskStatus, event: RunEnded, record: Record, now_s: floa
     status.last_run.CopyFrom(result)
     add_note(status, result.message, now_s=now_s, revision=0)
     return restart.failures
+
+
+def _catch_up(status: v1.TaskStatus, event: JournalBehind, now_s: float) -> None:
+    """Go on above the last run that is known of; a task that has ended stays so."""
+    status.run = event.last_run
+    status.seq = max(status.seq, event.last_seq + 1)
+    _clear_run(status)
+    reason = _goes_on_above(event.last_run)
+    add_note(status, reason, now_s=now_s, revision=0)
+    if not TaskState(status.state).ended:
+        status.state, status.message = v1.TASK_STATE_WAITING, reason
+        status.waiting_until.CopyFrom(timestamp(now_s))
+
+
+def _goes_on_above(last_run: int) -> str:
+    return f"its journal was lost: goes on above run {last_run}"
 
 
 def _end_task(

@@ -156,6 +156,9 @@ class Runner:
             self._advance(machine.TaskRefused(refused))
         while not (self._forgotten and self._record.state is TaskState.REMOVED):
             self._changed.clear()
+            if self._record.run < self._assignment.last_run:
+                await self._catch_up()
+                continue
             if self._exit is not None:
                 await self._end_run(self._result_of(self._exit))
                 continue
@@ -281,6 +284,17 @@ class Runner:
         self._advance(machine.RunEnded(result, policy))
         await self._clean(container)
         forget_old_runs(self._tools.folders.task_logs(self.task_id))
+
+    async def _catch_up(self) -> None:
+        """End the run, and go on above those that the control plane knows of."""
+        last_run, last_seq = self._assignment.last_run, self._assignment.last_seq
+        if self._record.state is TaskState.RUNNING:
+            await self._halt(f"stopping: the control plane knows of runs up to {last_run}")
+        if not self._record.state.ended:
+            await self._clean(self.container_id)
+        self._exit = None
+        self._exited.clear()
+        self._advance(machine.JournalBehind(last_run, last_seq))
 
     async def _stop(self) -> None:
         result = None

@@ -97,11 +97,12 @@ class Runners:
         """Make the runner of a task, with what an earlier agent has left of it."""
         task_id = assignment.task_id
         record = self._records.pop(task_id, None)
-        if record is None:
-            left = map(task_of, self._bundles | set(self._found))
-            runs = [run for task, run in left if task == task_id]
-            record = self._new_record(assignment, runs)
-            return Runner(assignment, record, self._tools)
+        left = map(task_of, self._bundles | set(self._found))
+        last_run = max((run for task, run in left if task == task_id), default=0)
+        last_run = max(last_run, assignment.last_run)
+        if record is None or record.run < last_run:
+            # Lost, or older than what was done: the machine stopped before it was on disk.
+            return Runner(assignment, self._new_record(assignment, last_run), self._tools)
         runner = Runner(assignment, record, self._tools)
         container = self._found.get(runner.container_id)
         if runner.record.state in HAVE_A_CONTAINER:
@@ -125,9 +126,9 @@ class Runners:
         if ended is not None:
             runner.exited(name, ended)
 
-    def _new_record(self, assignment: dispatch.Assignment, runs: Sequence[int]) -> Record:
+    def _new_record(self, assignment: dispatch.Assignment, last_run: int) -> Record:
         return machine.new_record(
-            last_run=max(assignment.last_run, *runs, 0),
+            last_run=last_run,
             last_seq=assignment.last_seq,
             desired=DesiredState(assignment.desired or DesiredState.RUNNING),
             now_s=self._tools.clock.now(),

@@ -155,9 +155,30 @@ def test_assignments_never_accepted_are_not_known(folders: Folders) -> None:
     assert (kept.epoch, kept.revision) == (3, 9)
 
 
-def test_damaged_assignments_are_not_known(folders: Folders) -> None:
-    folders.assignments.write_bytes(b"\xff\xff\xff")
-    assert Journal(folders).load_assignments() is None
+def test_blocks_that_a_stopped_machine_never_wrote_are_no_records(folders: Folders) -> None:
+    journal = Journal(folders)
+    journal.save("web.1.1.1", record(failures=1))
+    with (folders.journals / "web.1.1.1.journal").open("ab") as file:
+        file.write(bytes(4096))
+    (folders.journals / "zeros.journal").write_bytes(bytes(4096))
+    (folders.journals / "empty.journal").write_bytes(b"")
+
+    assert journal.load() == {"web.1.1.1": record(failures=1)}
+
+
+@pytest.mark.parametrize("damage", ["other bytes", "cut short", "empty", "zeros"])
+def test_assignments_that_are_not_whole_are_not_known(folders: Folders, damage: str) -> None:
+    journal = Journal(folders)
+    journal.save_assignments(Known(epoch=3, revision=9).message())
+    whole = folders.assignments.read_bytes()
+    damaged = {
+        "other bytes": b"\xff\xff\xff",
+        "cut short": whole[:-1],
+        "empty": b"",
+        "zeros": bytes(len(whole)),
+    }
+    folders.assignments.write_bytes(damaged[damage])
+    assert journal.load_assignments() is None
 
 
 def test_a_disk_that_refuses_stops_no_task(

@@ -89,6 +89,22 @@ def test_an_agent_without_journal_goes_on_above_the_last_known_run() -> None:
     assert record.status.notes[-1].message == "its journal was lost: goes on above run 4"
 
 
+@pytest.mark.parametrize("before", [new(), running(), after(running(), machine.TaskStopped(None))])
+def test_a_journal_that_is_behind_is_lifted_above_all_that_was_told(before: Record) -> None:
+    told = v1.TaskStatus(state=v1.TASK_STATE_RUNNING, run=7, seq=99)
+    lifted = after(before, machine.JournalBehind(last_run=7, last_seq=99))
+
+    assert report_order(lifted.status) > report_order(told)
+    assert lifted.status.notes[-1].message == "its journal was lost: goes on above run 7"
+    assert not lifted.status.ready
+    if before.state.ended:
+        assert lifted.state is before.state
+        assert step(lifted, SHUTDOWN) == machine.REST
+    else:
+        assert step(lifted, RUNNING) == machine.Prepare(8)
+        assert step(lifted, SHUTDOWN) == machine.Stop()
+
+
 def test_a_task_that_shall_not_run_gets_no_run() -> None:
     record = new(last_run=4, desired=SHUTDOWN)
     assert step(record, SHUTDOWN) == machine.Stop()
