@@ -13,10 +13,17 @@ import pytest
 from grpc import aio
 from prometheus_client import CollectorRegistry, generate_latest
 
+from controlplane.authority.issuing import Holder
 from estiba.kit.clock import SystemClock
 from estiba.kit.livetls import LiveTls, show_remaining
 from estiba.kit.serve import health_route, serve
-from estiba.kit.tls import MEMBER_CHANNEL_OPTIONS, MEMBER_SERVER_NAME, TlsFiles, identity_of
+from estiba.kit.tls import (
+    MEMBER_CHANNEL_OPTIONS,
+    MEMBER_SERVER_NAME,
+    Role,
+    TlsFiles,
+    identity_of,
+)
 from estiba.v1 import control_pb2, control_pb2_grpc
 from tests.support.certificates import Certificates, issue
 
@@ -41,7 +48,7 @@ def files(tmp_path: Path, certificates: Certificates) -> TlsFiles:
 
 def write(file: Path, holder: TlsFiles) -> None:
     new = file.with_suffix(".new")
-    new.write_bytes(holder.cert.read_bytes() + holder.key.read_bytes())
+    new.write_bytes(holder.cert.read_bytes())
     new.replace(file)
 
 
@@ -127,7 +134,8 @@ def test_a_file_that_is_no_certificate_leaves_the_former_in_use(
 ) -> None:
     live = LiveTls(files)
     life = live.life
-    for text in (b"", b"nothing", certificates.of("estibad-2").cert.read_bytes()):
+    without_key, _, _ = certificates.of("estibad-2").cert.read_bytes().partition(b"-----BEGIN PRI")
+    for text in (b"", b"nothing", without_key):
         files.cert.write_bytes(text)
         with pytest.raises(ValueError, match=r"member\.pem: holds no certificate"):
             live.refresh()
@@ -218,3 +226,19 @@ async def knock(address: str, said: bytes) -> None:
         await reader.read()
     writer.close()
     await writer.wait_closed()
+
+
+async def test_a_certificate_that_has_ended_is_told_as_such(
+    files: TlsFiles, certificates: Certificates
+) -> None:
+    told: list[str] = []
+    ended = certificates.ended(Holder(Role.NODE, "n1"))
+    async with serve(
+        listen="127.0.0.1:0",
+        tls=LiveTls(files),
+        routes=[],
+        on_refused=lambda _, reason: told.append(reason),
+    ) as address:
+        await refused_by(address, ended.client_context())
+
+    assert told == ["its certificate has ended"]
