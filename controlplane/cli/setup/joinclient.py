@@ -57,7 +57,7 @@ def parse_address(text: str) -> Address:
     host, port = text, str(JOIN_PORT)
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") if bracket and rest else port
+        port = (rest.removeprefix(":") or port) if bracket else ""
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
