@@ -55,15 +55,12 @@ class Systemd:
             CliError: one does not start.
         """
         for unit in units:
-            self._start("enable", "--quiet", "--now", unit)
+            if self.run(["systemctl", "enable", "--quiet", "--now", unit]).returncode != 0:
+                raise CliError(f"{unit} does not start: see `journalctl -u {unit}`")
 
-    def start_now(self, unit: str) -> None:
-        """Have a unit run now; raises as `start` does."""
-        self._start("start", unit)
-
-    def _start(self, *words: str) -> None:
-        if self.run(["systemctl", *words]).returncode != 0:
-            raise CliError(f"{words[-1]} does not start: see `journalctl -u {words[-1]}`")
+    def try_to_start(self, unit: str) -> None:
+        """Have a unit run now, if it can."""
+        self.run(["systemctl", "start", unit])
 
     def stop(self, units: Sequence[str]) -> None:
         """Have units not run, nor after a boot; those that are not installed do not."""
