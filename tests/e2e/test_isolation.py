@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.support import cgroups
 from tests.support.dev import IMAGE, DevCluster
 from tests.support.waiting import eventually
 
@@ -66,31 +67,21 @@ def test_a_cpu_limit_throttles(cluster: DevCluster, service: str) -> None:
         service, "--limit-cpu", "0.2", replicas=1, command=["sh", "-c", "while :; do :; done"]
     )
     (pid,) = cluster.pids(service).values()
-    group = _cgroup(pid, "cpu")
+    group = cgroups.folder_of_process(pid, "cpu")
 
     def throttled() -> bool:
         stat = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
         return int(stat["nr_throttled"]) > 10
 
     eventually(throttled, within_s=10, what="the kernel counts throttled periods")
-    usage = _cgroup(pid, "cpuacct") / "cpuacct.usage"
-    periods = group / "cpu.stat"
-    before, periods_before = int(usage.read_text()), _periods(periods)
+    stat = group / "cpu.stat"
+    before, periods_before = cgroups.cpu_used_ns(pid), cgroups.field(stat, "nr_periods")
     eventually(
-        lambda: _periods(periods) >= periods_before + 20, within_s=20, what="twenty periods pass"
+        lambda: cgroups.field(stat, "nr_periods") >= periods_before + 20,
+        within_s=20,
+        what="twenty periods pass",
     )
-    used_ns = int(usage.read_text()) - before
+    used_ns = cgroups.cpu_used_ns(pid) - before
     # A period is 100 ms: 20 ms of every one, and a little for the measurement itself.
-    assert used_ns <= (_periods(periods) - periods_before + 2) * 20_000_000 * 1.2
-
-
-def _periods(stat: Path) -> int:
-    return int(dict(line.split() for line in stat.read_text().splitlines())["nr_periods"])
-
-
-def _cgroup(pid: int, controller: str) -> Path:
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controller in controllers.split(","):
-            return Path("/sys/fs/cgroup") / controller / path.lstrip("/")
-    raise AssertionError(f"process {pid} is in no {controller} cgroup")
+    passed = cgroups.field(stat, "nr_periods") - periods_before
+    assert used_ns <= (passed + 2) * 20_000_000 * 1.2

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import cgroups
 from tests.support.dev import BIN, IMAGE, DevCluster
 from tests.support.waiting import eventually
 
@@ -49,19 +50,11 @@ def test_limits_are_what_the_kernel_has(cluster: DevCluster, service: str) -> No
         replicas=1,
     )
     (pid,) = cluster.pids(service).values()
-    memory, cpu, pids = (_cgroup(pid, name) for name in ("memory", "cpu", "pids"))
-    assert int((memory / "memory.limit_in_bytes").read_text()) == 32 * 2**20
-    period_us = int((cpu / "cpu.cfs_period_us").read_text())
-    assert int((cpu / "cpu.cfs_quota_us").read_text()) == period_us // 4
+    memory, cpu, pids = (cgroups.folder_of_process(pid, name) for name in ("memory", "cpu", "pids"))
+    assert int((memory / cgroups.MEMORY_LIMIT).read_text()) == 32 * 2**20
+    quota_us, period_us = cgroups.cpu_quota(cpu)
+    assert quota_us == period_us // 4
     assert int((pids / "pids.max").read_text()) == 7
-
-
-def _cgroup(pid: int, controller: str) -> Path:
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controller in controllers.split(","):
-            return Path("/sys/fs/cgroup") / controller / path.lstrip("/")
-    raise AssertionError(f"process {pid} is in no {controller} cgroup")
 
 
 # ------------------------------------------------------------------------------------------- stops

@@ -16,6 +16,7 @@ from estiba.v1 import dispatcher_pb2 as dispatch
 from estiba.v1 import types_pb2 as v1
 from estiba.wire import duration
 from tests.support.certificates import Certificates, issue
+from tests.support.containers import catches
 from tests.support.dispatcher import Dispatcher
 from tests.support.machine import Machine, machine
 from tests.support.registry import Authority, RunningRegistry, run_registry
@@ -142,6 +143,9 @@ async def test_exit_codes_and_signals_are_told_and_the_next_run_follows(
     second = await member.status(TASK, in_run(2))
     assert (second.last_run.message, second.last_run.exit_code) == ("killed by SIGKILL", 137)
 
+    await asyncio.to_thread(
+        eventually, lambda: catches(second.pid, signal.SIGTERM), within_s=10, what="its trap is set"
+    )
     os.kill(second.pid, signal.SIGTERM)
     third = await member.status(TASK, in_run(3))
     assert (third.last_run.message, third.last_run.exit_code) == ("exit code 23", 23)
@@ -182,6 +186,9 @@ async def test_an_agent_that_is_killed_comes_back_to_the_same_containers(
     began = start_time(before.pid)
 
     await node.end("agent", signal.SIGKILL)
+    await asyncio.to_thread(
+        eventually, lambda: catches(ending.pid, signal.SIGTERM), within_s=10, what="its trap is set"
+    )
     os.kill(ending.pid, signal.SIGTERM)
     await asyncio.to_thread(
         eventually,

@@ -9,7 +9,10 @@ import pytest
 
 from agent.kernel import caps
 from agent.runtime.spec import CAPABILITIES
+from tests.support.cgroups import VERSION
 from tests.support.containers import Node, namespace, read, status
+
+OWN_CGROUP = "/sys/fs/cgroup" if VERSION == 2 else "/sys/fs/cgroup/pids"
 
 NAMESPACES = ("pid", "net", "mnt", "ipc", "uts", "cgroup")
 
@@ -113,7 +116,7 @@ async def test_kernel_paths_are_masked_or_read_only(node: Node) -> None:
     looks = (
         "cat /proc/keys /proc/timer_list /proc/interrupts; ls -A /sys/firmware;"
         " echo 1 > /proc/sys/kernel/domainname; echo 1 > /proc/irq/default_smp_affinity;"
-        " mkdir /sys/fs/cgroup/memory/mine /sys/mine; echo end"
+        f" mkdir {OWN_CGROUP}/mine /sys/mine; echo end"
     )
     assert await node.output("c", "sh", "-c", looks) == "end\n"
     refusals = node.lines("c", "stderr")
@@ -166,12 +169,14 @@ async def test_a_user_can_open_its_own_output_again(node: Node) -> None:
 
 async def test_it_sees_its_own_cgroup_as_the_root(node: Node) -> None:
     said = await node.output("c", "cat", "/proc/self/cgroup")
+    own = {"cpu", "cpuacct", "memory", "pids", "devices", "freezer"} if VERSION == 1 else {""}
     for line in said.splitlines():
         _, controllers, path = line.split(":")
-        if controllers in {"cpu", "cpuacct", "memory", "pids", "devices", "freezer"}:
+        if seen := own & set(controllers.split(",")):
             assert path == "/"
-    said = await node.output("d", "cat", "/sys/fs/cgroup/pids/cgroup.procs")
-    assert said == "1\n"
+            own -= seen
+    assert own == set()
+    assert await node.output("d", "cat", f"{OWN_CGROUP}/cgroup.procs") == "1\n"
 
 
 async def test_the_launchers_interpreter_cannot_be_written_through_proc(node: Node) -> None:

@@ -1,12 +1,13 @@
 """Limits that the kernel enforces, and what it tells of them."""
 
 import signal
-from pathlib import Path
 
 import pytest
 
 from agent.errors import LaunchError
 from agent.runtime.limits import Limits
+from tests.support import cgroups
+from tests.support.cgroups import field
 from tests.support.containers import Node, cgroup_folders
 
 MIB = 1024 * 1024
@@ -35,12 +36,12 @@ async def test_the_smallest_memory_limit_is_enough_to_start(node: Node) -> None:
 
 async def test_a_cpu_limit_throttles(node: Node) -> None:
     await node.run("c", "sh", "-c", SPIN, limits=Limits(nano_cpus=200_000_000))
-    stat = _folder(node, "cpu") / "cpu.stat"
-    await node.until(lambda: _field(stat, "nr_throttled") > 3, "the kernel has throttled it")
-    periods, used_ns = _field(stat, "nr_periods"), node.cgroups.stats("c").cpu_ns
-    await node.until(lambda: _field(stat, "nr_periods") >= periods + 10, "ten periods pass")
+    stat = cgroups.folder_of(f"{node.cgroup_parent}/c", "cpu") / "cpu.stat"
+    await node.until(lambda: field(stat, "nr_throttled") > 3, "the kernel has throttled it")
+    periods, used_ns = field(stat, "nr_periods"), node.cgroups.stats("c").cpu_ns
+    await node.until(lambda: field(stat, "nr_periods") >= periods + 10, "ten periods pass")
     after = node.cgroups.stats("c")
-    passed = _field(stat, "nr_periods") - periods
+    passed = field(stat, "nr_periods") - periods
     # 20 ms in each period of 100 ms, and a little for the measurement itself.
     assert after.cpu_ns - used_ns <= (passed + 2) * 20_000_000 * 1.2
     assert after.throttled_ns > 0
@@ -72,7 +73,8 @@ async def test_files_that_were_read_are_no_part_of_the_working_set(node: Node) -
     read_twice = "head -c 30000000 /dev/zero > /big; cat /big > /dev/null; cat /big > /dev/null"
     await node.run("c", "sh", "-c", f"{read_twice}; echo done; exec sleep 100")
     await node.until(lambda: node.lines("c") == ["done\n"], "a large file was read")
-    usage = int((_folder(node, "memory") / "memory.usage_in_bytes").read_text())
+    folder = cgroups.folder_of(f"{node.cgroup_parent}/c", "memory")
+    usage = int((folder / cgroups.MEMORY_USAGE).read_text())
     assert usage > 30_000_000
     assert node.cgroups.stats("c").memory_bytes <= usage
 
@@ -100,11 +102,3 @@ async def test_a_limit_below_what_works_is_refused_with_its_reason(node: Node) -
     assert "memory limit 1000 bytes is below 4194304 bytes (4 MiB)" in str(refused.value)
     assert "cpu limit 0.005 is below 0.01" in str(refused.value)
     assert cgroup_folders(node.cgroup_parent) == []
-
-
-def _folder(node: Node, controller: str) -> Path:
-    return Path("/sys/fs/cgroup", controller, node.cgroup_parent.strip("/"), "c")
-
-
-def _field(path: Path, name: str) -> int:
-    return int(dict(line.split() for line in path.read_text().splitlines())[name])

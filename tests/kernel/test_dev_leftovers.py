@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from controlplane.cli.dev import leftovers
+from tests.support import cgroups
 from tests.support.waiting import stretched
 
 
@@ -56,12 +57,11 @@ def test_cgroups_are_emptied_and_removed_in_every_hierarchy(group: str) -> None:
 
 
 def test_a_frozen_container_is_killed_too(group: str) -> None:
-    (freezer,) = [mount for mount in leftovers.cgroup_mounts() if mount.name == "freezer"]
-    tree = freezer / group.lstrip("/") / "c1"
+    tree = cgroups.folder_of(f"{group}/c1", "freezer")
     tree.mkdir(parents=True)
     process = start()
     (tree / "cgroup.procs").write_text(str(process.pid))
-    (tree / "freezer.state").write_text("FROZEN")
+    cgroups.freeze(f"{group}/c1")
 
     leftovers.remove_cgroups(group)
 

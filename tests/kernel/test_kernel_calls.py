@@ -160,13 +160,32 @@ def test_the_end_of_a_child_is_reaped_by_its_descriptor() -> None:
         assert pidfd.reap(descriptor) is None
         assert pidfd.start_time(child.pid) is not None
         child.communicate(b"go\n")
-        # subprocess has reaped it, so it is no child any more; the kernel still knows.
+        # subprocess has reaped it, so it is no child any more.
         with pytest.raises(ChildProcessError):
             pidfd.reap(descriptor)
-        assert pidfd.exit_status(descriptor) == 9 << 8
         assert pidfd.start_time(child.pid) is None
         with pytest.raises(ProcessLookupError):
             pidfd.send_signal(descriptor, signal.SIGTERM)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.linux_since(6, 15)
+def test_the_kernel_keeps_the_end_of_what_was_reaped() -> None:
+    assert _end_of_what_was_reaped() == 9 << 8
+
+
+@pytest.mark.linux_before(6, 15)
+def test_an_older_kernel_does_not_keep_the_end_of_what_was_reaped() -> None:
+    assert _end_of_what_was_reaped() is None
+
+
+def _end_of_what_was_reaped() -> int | None:
+    child = subprocess.Popen(["/bin/sh", "-c", "read x; exit 9"], stdin=subprocess.PIPE)
+    descriptor = pidfd.open_pidfd(child.pid)
+    try:
+        child.communicate(b"go\n")
+        return pidfd.exit_status(descriptor)
     finally:
         os.close(descriptor)
 

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tests.support.cgroups import folders_of
 from tests.support.dev import DevCluster, processes
 
 RUNNING = "DESIRED_STATE_RUNNING"
@@ -72,7 +73,8 @@ def _on_node(
         ("interfaces", len(_ports(cluster, name)), len(containers)),
     ]
     looks += [
-        (f"cgroups of {tree}", names, containers) for tree, names in _cgroups(node["cgroup_parent"])
+        (f"cgroups in {folder}", names, containers)
+        for folder, names in _cgroups(node["cgroup_parent"])
     ]
     found = [
         f"{name}: {what} are {is_}, not {should}" for what, is_, should in looks if is_ != should
@@ -131,14 +133,10 @@ def _address_inside(pid: int) -> str:
 
 
 def _cgroups(parent: str) -> list[tuple[str, list[str]]]:
-    found = []
-    for tree in sorted(Path("/sys/fs/cgroup").iterdir()):
-        if tree.is_symlink():
-            continue
-        here = tree / parent.lstrip("/")
-        if here.is_dir():
-            found.append((tree.name, sorted(path.name for path in here.iterdir() if path.is_dir())))
-    return found
+    return [
+        (str(here), sorted(path.name for path in here.iterdir() if path.is_dir()))
+        for here in folders_of(parent)
+    ]
 
 
 def shame(cluster: DevCluster) -> list[str]:

@@ -16,6 +16,7 @@ from agent.launcher import ContainerExit, Launcher
 from agent.runtime.cgroups import Cgroups
 from agent.runtime.limits import NO_LIMITS, Limits
 from agent.runtime.spec import Bind, ContainerSettings, LogSettings, build_spec
+from tests.support.cgroups import folders_of
 from tests.support.waiting import stretched
 
 BIN = Path(sys.executable).parent
@@ -337,6 +338,14 @@ def status(pid: int, field: str) -> str:
     raise KeyError(field)
 
 
+def catches(pid: int, number: int) -> bool:
+    """Say whether a process has a handler for a signal: the first of a container needs one.
+
+    Source: proc_pid_status(5), SigCgt.
+    """
+    return bool(int(status(pid, "SigCgt"), 16) >> (number - 1) & 1)
+
+
 def alive(pid: int) -> bool:
     try:
         return status(pid, "State")[0] != "Z"
@@ -350,6 +359,6 @@ def namespace(pid: int | str, kind: str) -> str:
 
 def cgroup_folders(parent: str) -> list[Path]:
     """Return all cgroups below a parent, in every hierarchy; one may go while we look."""
-    roots = [path / parent.strip("/") for path in Path("/sys/fs/cgroup").iterdir()]
+    roots = folders_of(parent)
     # Path.rglob raises when a folder vanishes under it; os.walk passes on.
     return [Path(folder) for root in roots for folder, _, _ in os.walk(root) if folder != str(root)]

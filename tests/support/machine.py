@@ -12,12 +12,12 @@ from pathlib import Path
 from agent.images import Images
 from controlplane.cli.dev import sample
 from tests.support.certificates import Certificates
+from tests.support.cgroups import folders_of
 from tests.support.network import Space
 from tests.support.registry import RunningRegistry
 from tests.support.waiting import eventually, stretched
 
 BIN = Path(sys.executable).parent
-CGROUPS = Path("/sys/fs/cgroup")
 STOP_WITHIN_S = stretched(10.0)
 
 
@@ -123,12 +123,8 @@ class Machine:
         return not self.cgroups()
 
     def cgroups(self) -> list[Path]:
-        """Return the folders of this node's cgroup, one for each controller."""
-        return [
-            folder
-            for folder in sorted(CGROUPS.glob(f"*{self.cgroup_parent}"))
-            if not folder.parent.is_symlink()
-        ]
+        """Return the folders of this node's cgroup, one for each hierarchy."""
+        return folders_of(self.cgroup_parent)
 
     def containers(self) -> set[str]:
         """Return the names of the containers' cgroups."""
