@@ -229,8 +229,8 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateJoinToken(self, request, context):
-        """Make a token that admits machines as nodes. Its text is in this answer alone. FAILED_PRECONDITION:
-        this member admits nobody, since it holds no authority.
+        """Make a token that admits machines as nodes. Its text is in this answer alone. UNAVAILABLE: this
+        member holds no authority, ask another one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,8 +61,8 @@ class ControlStub:
     """Stream what containers wrote."""
     GetCluster: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetClusterRequest, _control_pb2.GetClusterResponse]
     CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_control_pb2.CreateJoinTokenRequest, _control_pb2.CreateJoinTokenResponse]
-    """Make a token that admits machines as nodes. Its text is in this answer alone. FAILED_PRECONDITION:
-    this member admits nobody, since it holds no authority.
+    """Make a token that admits machines as nodes. Its text is in this answer alone. UNAVAILABLE: this
+    member holds no authority, ask another one.
     """
     ListJoinTokens: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListJoinTokensRequest, _control_pb2.ListJoinTokensResponse]
     RemoveJoinToken: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveJoinTokenRequest, _control_pb2.RemoveJoinTokenResponse]
@@ -96,8 +96,8 @@ class ControlAsyncStub(ControlStub):
     """Stream what containers wrote."""
     GetCluster: _aio.UnaryUnaryMultiCallable[_control_pb2.GetClusterRequest, _control_pb2.GetClusterResponse]  # type: ignore[assignment]
     CreateJoinToken: _aio.UnaryUnaryMultiCallable[_control_pb2.CreateJoinTokenRequest, _control_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
-    """Make a token that admits machines as nodes. Its text is in this answer alone. FAILED_PRECONDITION:
-    this member admits nobody, since it holds no authority.
+    """Make a token that admits machines as nodes. Its text is in this answer alone. UNAVAILABLE: this
+    member holds no authority, ask another one.
     """
     ListJoinTokens: _aio.UnaryUnaryMultiCallable[_control_pb2.ListJoinTokensRequest, _control_pb2.ListJoinTokensResponse]  # type: ignore[assignment]
     RemoveJoinToken: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveJoinTokenRequest, _control_pb2.RemoveJoinTokenResponse]  # type: ignore[assignment]
@@ -224,8 +224,8 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.CreateJoinTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.CreateJoinTokenResponse, _abc.Awaitable[_control_pb2.CreateJoinTokenResponse]]:
-        """Make a token that admits machines as nodes. Its text is in this answer alone. FAILED_PRECONDITION:
-        this member admits nobody, since it holds no authority.
+        """Make a token that admits machines as nodes. Its text is in this answer alone. UNAVAILABLE: this
+        member holds no authority, ask another one.
         """
 
     @_abc_1.abstractmethod
