@@ -100,9 +100,9 @@ parse() {
     case $1 in
       --role) role=$2 ;;
       --join) join=$2 ;;
-      --token-file) token=$(cat "$2") || die "the file of the token cannot be read: $2" ;;
+      --token-file) token=$(cat "$2" 2>/dev/null) || die "the file of the token cannot be read: $2" ;;
       --advertise-addr) advertise=$2 ;;
-      --wheels) wheels=$(cd "$2" && pwd) || die "there is no folder $2 to take wheels from" ;;
+      --wheels) wheels=$(cd "$2" 2>/dev/null && pwd) || die "there is no folder $2 to take wheels from" ;;
     esac
     shift 2
   done

@@ -64,7 +64,7 @@ give_up() {
     echo 'install: nothing is left of this attempt but Debian packages' >&2
     remove_all
   elif [ -n "$role" ] && [ ! -e "$roles/$role" ]; then
-    echo "install: nothing is left of this attempt to make this machine a $role" >&2
+    echo "install: nothing is left of this attempt at the role $role" >&2
     remove_role "$role"
   fi
   exit "$1"
