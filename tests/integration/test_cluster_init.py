@@ -4,7 +4,9 @@ import datetime
 import itertools
 import os
 import re
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -44,6 +46,19 @@ def test_a_machine_is_made_a_control_plane_and_started_as_it_says(here: Site) ->
     assert re.fullmatch(rf"estiba node join --token estiba-1-\S+ {ADDRESS}:7444\n", token)
     authority = open_authority(host.places.pki / "ca.pem", host.places.pki / "ca-key.pem")
     assert digest_in(token.split()[4]) == authority.digest
+
+
+def test_once_the_control_plane_answers_the_command_that_joins_is_printed(here: Site) -> None:
+    host = here.control_plane()
+    script = (
+        "import sys; from pathlib import Path; from controlplane.cli.cluster import init;"
+        "from controlplane.cli.setup.places import Places;"
+        "init.tell_how_to_join(Places(Path(sys.argv[1])), sys.argv[2])"
+    )
+    command = here.space.run(sys.executable, "-c", script, str(host.root), ADDRESS)
+    assert command.startswith("estiba node join --token estiba-1-")
+    words = [*shlex.split(command)[1:], "--advertise-addr", ADDRESS]
+    here.host("n1").estiba(*words)
 
 
 def test_keys_are_for_their_owners_alone_and_authorities_for_everybody(here: Site) -> None:

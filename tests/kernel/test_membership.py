@@ -4,6 +4,7 @@ import datetime
 import json
 import secrets
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -60,26 +61,39 @@ def is_ready(cluster: Host) -> bool:
     return [each["status"].get("state") for each in found] == ["NODE_STATE_READY"]
 
 
+def session_fault(here: Site, machine: Host) -> str:
+    """Ask what `estiba node join` waits for, from where the machine's ports are."""
+    ask = (
+        "import sys; from pathlib import Path; from controlplane.cli.setup import node, places;"
+        "print(node.session_fault(places.Places(Path(sys.argv[1]))))"
+    )
+    return here.space.run(sys.executable, "-c", ask, str(machine.root)).strip()
+
+
 def becomes_ready(cluster: Host) -> None:
     eventually(lambda: is_ready(cluster), within_s=60, what="the node is ready")
 
 
 def test_a_node_that_joined_is_ready_and_leaves_nothing_when_it_leaves(
-    machine: Host, cluster: Host, parent: str
+    machine: Host, cluster: Host, here: Site, parent: str
 ) -> None:
     machine.start(machine.commands)
     becomes_ready(cluster)
+    assert session_fault(here, machine) == ""
     assert machine.places.agent_state.is_dir()
     assert machine.places.launcher_state.is_dir()
     said = machine.run("node", "leave")
     assert said.code == 1
     assert "another agent works in" in said.err
     assert machine.stop("estiba-agent") == 0
+    assert session_fault(here, machine).startswith("its agent does not answer: ")
 
     assert "is no node any more" in machine.estiba("node", "leave").err
 
     machine.close()
     assert machine.files() == {}
+    # What was stopped by hand after that has emptied this.
+    machine.places.run.rmdir()
     assert [path for path in machine.root.rglob("*") if "estiba" in path.name] == []
     assert cgroup_folders(parent) == []
     assert machine.estiba("node", "leave").err == "estiba: this machine is no node\n"

@@ -35,6 +35,8 @@ class Host:
     def __init__(self, root: Path, space: Space) -> None:
         self.root = root
         self.places = Places(root)
+        self.commands = ""
+        """What it said is to be started by hand."""
         self._space = space
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -110,7 +112,8 @@ class Site:
         """Have a machine that controls a cluster, and answers."""
         host = self.host(name)
         made = host.estiba("cluster", "init", "--advertise-addr", ADDRESS, *words)
-        host.start(made.out)
+        host.commands = made.out
+        host.start(host.commands)
         answers(host)
         return host
 

@@ -67,7 +67,7 @@ def command(advertise_addr: str, name: str) -> None:
     elif machine.systemd is None:
         _tell_by_hand(machine)
     else:
-        _tell_how_to_join(machine.places, address)
+        tell_how_to_join(machine.places, address)
 
 
 def _tell_by_hand(machine: "Machine") -> None:
@@ -82,7 +82,7 @@ def _tell_by_hand(machine: "Machine") -> None:
     say("then `estiba cluster token create` says how other machines join")
 
 
-def _tell_how_to_join(places: "Places", address: str) -> None:
+def tell_how_to_join(places: "Places", address: str) -> None:
     from controlplane.cli.cluster import tokens
     from controlplane.cli.connection import Connection, Target
     from controlplane.cli.setup.places import API_PORT
