@@ -154,7 +154,12 @@ class Program:
                 discovery_route(cache),
             ),
             on_refused=self.refusals.at("web"),
+            on_denied=self._denied,
         )
+
+    def _denied(self, peer: str, sentence: str) -> None:
+        self._instruments.denied_calls.inc()
+        log.warning("refused a request from %s: %s", peer, sentence)
 
     def _serve_api(self) -> AbstractAsyncContextManager[int]:
         streams = self._build_streams()

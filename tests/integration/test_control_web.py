@@ -142,5 +142,8 @@ async def test_discovery_lists_every_estibad_and_every_agent(plane: ControlPlane
 
 async def test_a_node_may_not_read_metrics(plane: ControlPlane) -> None:
     await both_ready(plane)
+    before = await plane.metric("estiba_denied_calls_total")
     assert (await fetch(plane, "/metrics", holder="n1"))[0] == 403
     assert (await fetch(plane, "/sd/targets", holder="n1"))[0] == 403
+    assert await plane.metric("estiba_denied_calls_total") == before + 2
+    assert "from 127.0.0.1: node:node-1 may not read /metrics; it is for: " in plane.members[0].log

@@ -45,6 +45,7 @@ async def serve(
     tls: ServerTls | None,
     routes: Iterable[Route],
     on_refused: Refused | None = None,
+    on_denied: Callable[[str, str], None] = lambda peer, sentence: None,
 ) -> AsyncIterator[str]:
     """Serve for the length of the block; yield the address, with the port that was opened.
 
@@ -52,6 +53,7 @@ async def serve(
         listen: HOST:PORT; an IPv6 host stands in brackets; port 0 is any free one.
         tls: None serves in clear text, to anybody: an operator's explicit choice.
         on_refused: is told of each handshake that fails.
+        on_denied: is told of each request that its caller may not make: where from, and why.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -59,7 +61,7 @@ async def serve(
     """
     app = web.Application()
     for route in routes:
-        app.router.add_get(route.path, route.handler if tls is None else _guarded(route))
+        app.router.add_get(route.path, route.handler if tls is None else _guarded(route, on_denied))
     context = None if tls is None else tls.server_context(on_refused)
     async with listening(app, listen=listen, context=context) as address:
         yield address
@@ -158,19 +160,20 @@ def caller_of(request: web.Request) -> Identity:
     return identity_of(ssl.DER_cert_to_PEM_cert(certificate).encode())
 
 
-def _guarded(route: Route) -> Handler:
+def _guarded(route: Route, on_denied: Callable[[str, str], None]) -> Handler:
     readers = ", ".join(sorted(role.removeprefix("estiba:") for role in route.readers))
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             caller = caller_of(request)
         except ValueError as unknown:
-            return web.Response(status=403, text=f"{unknown}\n")
-        if caller.role not in route.readers:
-            return web.Response(
-                status=403, text=f"{caller} may not read {route.path}; it is for: {readers}\n"
-            )
-        return await route.handler(request)
+            fault = str(unknown)
+        else:
+            if caller.role in route.readers:
+                return await route.handler(request)
+            fault = f"{caller} may not read {route.path}; it is for: {readers}"
+        on_denied(request.remote or "an unknown address", fault)
+        return web.Response(status=403, text=f"{fault}\n")
 
     return answer
 
