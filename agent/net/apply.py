@@ -131,19 +131,25 @@ class NodeNetwork:
                 netns_fd=container.fd,
             )
             self._node.carry_out(
-                create, netlink.set_up_port(port.link, alias=port.alias, ipv6=self._ipv6)
+                create,
+                *self._ipv4_alone(port.link),
+                netlink.set_up_port(port.link, alias=port.alias),
             )
             link = _found(there, CONTAINER_LINK)
             there.carry_out(
                 netlink.set_up("lo"),
                 netlink.add_address(link.index, IPv4Interface((port.address, 32))),
-                netlink.set_up(CONTAINER_LINK, ipv6=self._ipv6),
+                *self._ipv4_alone(CONTAINER_LINK),
+                netlink.set_up(CONTAINER_LINK),
                 netlink.add_host_route(link.index, port.gateway),
                 netlink.add_default_route(link.index, port.gateway),
             )
         except (OSError, NetworkError):
             self.delete([port.link])
             raise
+
+    def _ipv4_alone(self, link: str) -> list[netlink.Request]:
+        return [netlink.keep_from_link_local(link)] if self._ipv6 else []
 
     def _is_connected(self, port: Port, there: Rtnetlink) -> bool:
         """Look whether an earlier call did it all; what it left half-made is deleted."""

@@ -229,7 +229,7 @@ def create_veth(
     return Request(f"create link {name}", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
-def set_up_port(name: str, *, alias: str, ipv6: bool) -> Request:
+def set_up_port(name: str, *, alias: str) -> Request:
     """Start a bridge port that exchanges frames with the bridge alone, not with other ports."""
     isolated = _nested(IFLA_INFO_SLAVE_DATA, _byte(IFLA_BRPORT_ISOLATED, 1))
     body = (
@@ -237,19 +237,28 @@ def set_up_port(name: str, *, alias: str, ipv6: bool) -> Request:
         + _text(IFLA_IFNAME, name)
         + _text(IFLA_IFALIAS, alias)
         + _nested(IFLA_LINKINFO, _text(IFLA_INFO_SLAVE_KIND, "bridge") + isolated)
-        + (_no_link_local_address() if ipv6 else b"")
     )
     return Request(f"set up bridge port {name}", RTM_NEWLINK, 0, body)
 
 
-def set_up(name: str, *, ipv6: bool = False) -> Request:
-    """Start a link; with ``ipv6``, one that gives itself no link-local address."""
-    body = (
-        _LINK.pack(socket.AF_UNSPEC, 0, 0, IFF_UP, IFF_UP)
-        + _text(IFLA_IFNAME, name)
-        + (_no_link_local_address() if ipv6 else b"")
-    )
+def set_up(name: str) -> Request:
+    body = _LINK.pack(socket.AF_UNSPEC, 0, 0, IFF_UP, IFF_UP) + _text(IFLA_IFNAME, name)
     return Request(f"set up link {name}", RTM_NEWLINK, 0, body)
+
+
+def keep_from_link_local(name: str) -> Request:
+    """Have a link give itself no link-local address, once it is started.
+
+    A request of its own: in one that also starts the link, the kernel starts it first, and where
+    the other end is up, as on Linux 6.1, it has its address before it learns of this.
+    """
+    mode = _byte(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE)
+    body = (
+        _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+        + _text(IFLA_IFNAME, name)
+        + _nested(IFLA_AF_SPEC, _nested(socket.AF_INET6, mode))
+    )
+    return Request(f"keep link {name} from a link-local address", RTM_NEWLINK, 0, body)
 
 
 def change_link(name: str, *, mac: str, mtu: int) -> Request:
@@ -346,11 +355,6 @@ def _byte(kind: int, value: int) -> bytes:
 
 def _mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
-
-
-def _no_link_local_address() -> bytes:
-    mode = _byte(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE)
-    return _nested(IFLA_AF_SPEC, _nested(socket.AF_INET6, mode))
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
