@@ -43,6 +43,7 @@ esac
 step 'Programs'
 install_packages python3-venv etcd-server docker-registry slirp4netns nftables iproute2 \
   util-linux busybox-static
+# shellcheck disable=SC2119
 make_venv
 
 step 'A cluster of three nodes'

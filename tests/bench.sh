@@ -19,6 +19,7 @@ die() {
 name=${1:-}
 if [ -z "$name" ] || [ ! -f "tests/benchmarks/$name.py" ]; then
   known=$(find tests/benchmarks -name '*.py' -not -name '__init__.py' -exec basename {} .py \; | sort)
+  # shellcheck disable=SC2086
   die "no benchmark ${name:-is named}: there are" $known
 fi
 shift

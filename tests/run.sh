@@ -26,7 +26,7 @@ for layer in "$@"; do
 done
 [ "$(id -u)" = 0 ] || die "namespaces, cgroups and mounts need root: type it with sudo"
 install_packages python3-venv etcd-server docker-registry prometheus slirp4netns nftables iproute2 \
-  util-linux busybox-static
+  util-linux busybox-static shellcheck
 make_venv test
 
 stubs_are_fresh() {
@@ -48,6 +48,8 @@ lint() {
   stubs_are_fresh || code=1
   "$bin/mypy" || code=1
   "$bin/lint-imports" || code=1
+  # shellcheck disable=SC2046
+  shellcheck -x $(git ls-files '*.sh' | grep -v '^deploy/lib/') || code=1
   return $code
 }
 
@@ -61,6 +63,7 @@ run_layer() {
 
 failed=
 summary=
+# shellcheck disable=SC2048
 for layer in ${*:-$layers}; do
   printf '\n== %s\n' "$layer"
   began=$(date +%s)
