@@ -11,7 +11,9 @@ former      from `bare`: what FIRST_INSTALLABLE made of it, with the same servic
 import json
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,6 +74,7 @@ class Wheels:
     """Folders on this host: what is installed, and what was installed first of all."""
 
     now: Path
+    source: Path
     former: Path
     former_source: Path
 
@@ -84,9 +87,23 @@ def make_wheels(folder: Path) -> Iterator[Wheels]:
     try:
         for source, target in ((ROOT, folder / "now"), (former, folder / "former")):
             subprocess.run([source / "deploy" / "wheels.sh", target, "3.11"], check=True)
-        yield Wheels(folder / "now", folder / "former", former / "deploy")
+        # A machine without --wheels fetches what builds a wheel, too.
+        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder / "now"))
+        subprocess.run([*pip, "hatchling"], check=True)
+        yield Wheels(folder / "now", _clone(folder / "clone"), folder / "former", former)
     finally:
         _git("worktree", "remove", "--force", str(former))
+
+
+def _clone(folder: Path) -> Path:
+    """Copy what git has, or would have, of this clone."""
+    listed = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in names.split("\0"):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
 
 
 def _git(*words: str) -> None:
@@ -259,8 +276,8 @@ def installation(folder: Path, wheels: Wheels) -> Iterator[Installation]:
     """Have a bare machine, with what installs Estiba in it."""
     with Machine.start(build(RECIPE), folder) as machine:
         for source, target in (
-            (ROOT / "deploy", f"{SOURCE}/deploy"),
-            (wheels.former_source, f"{FORMER_SOURCE}/deploy"),
+            (wheels.source, SOURCE),
+            (wheels.former_source, FORMER_SOURCE),
             (wheels.now, WHEELS),
             (wheels.former, FORMER_WHEELS),
         ):

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ from tests.vm.installation import (
     ADDRESS,
     CALM_WITHIN_S,
     INSIDE,
+    INSTALL_WITHIN_S,
+    ROOT,
     SOURCE,
     STEPS,
+    WHEELS,
     Installation,
     installation,
     make_wheels,
@@ -448,3 +452,29 @@ def test_an_uninstallation_that_was_killed_is_finished_by_the_next(machine: Inst
     machine.uninstall()
     machine.run("rm -f /root/token")
     assert differences(before, things(machine.state())) == []
+
+
+# ------------------------------------------------------------------------------------- as shown
+
+
+def test_every_command_that_the_pages_show_to_root_works_without_wheels(
+    machine: Installation,
+) -> None:
+    """An index there is not: pip is configured to find in a folder what a machine would fetch."""
+    machine.at("bare")
+    machine.run(f"printf '[global]\\nno-index = true\\nfind-links = {WHEELS}\\n' >/etc/pip.conf")
+    token = ""
+    for page in ("README.md", "deploy/OPERATIONS.md"):
+        shown = commands_of(ROOT / page)
+        assert shown
+        for command in shown:
+            real = re.sub(r"\bTOKEN\b", token, command).replace("ADDRESS", ADDRESS)
+            done = machine.run(f"cd {SOURCE} && {real}", timeout_s=INSTALL_WITHIN_S)
+            token = (re.findall(r"estiba-1-\S+", done.out) or [token])[0]
+
+
+def commands_of(page: Path) -> list[str]:
+    """Return the lines after ``#``, root's prompt, of a page's console blocks."""
+    blocks = page.read_text().split("```console\n")[1:]
+    lines = [line for block in blocks for line in block.split("```")[0].splitlines()]
+    return [line.removeprefix("# ") for line in lines if line.startswith("# ")]
