@@ -16,14 +16,14 @@ from cryptography import x509
 from controlplane.authority import issuing
 from controlplane.authority.files import ensure_holder
 from controlplane.authority.issuing import Holder
-from estiba.kit.pem import load_key
+from estiba.kit.pem import life_of, load_key
 from estiba.kit.tls import Role, TlsFiles
 from tests.support.agent_node import IS_RUNNING, TASK, Node, assignment, told_later
 from tests.support.certificates import Certificates, issue
 from tests.support.dispatcher import Dispatcher
 
 HOLDER = Holder(Role.NODE, "node-1", "n1")
-SHORT = issuing.BEFORE + datetime.timedelta(seconds=4)
+SHORT = issuing.BEFORE + datetime.timedelta(seconds=15)
 LONG = issuing.LIFE
 CERTIFICATE = re.compile(b"-----BEGIN CERT.*?-----END CERTIFICATE-----\n", re.DOTALL)
 
@@ -36,7 +36,7 @@ def now() -> datetime.datetime:
 
 
 def has_short_certificate(node: Node, folder: Path) -> TlsFiles:
-    """Give the node one that is past half of its life, and ends in a few seconds."""
+    """Give the node one that is past half of its life, and ends in some seconds."""
     file = folder / "node.pem"
     ensure_holder(file, node.certificates.authority, HOLDER, now(), life=SHORT, force=True)
     node.tls = TlsFiles(node.certificates.of("n1").ca, file, file)
@@ -94,7 +94,7 @@ async def test_half_of_its_life_over_a_certificate_is_replaced_and_the_session_g
         shown = await asyncio.to_thread(shown_by, node.metrics_listen)
         metrics = await scraped(node.metrics_listen, certificates)
         # The first one ends, and the session goes on.
-        await asyncio.sleep(SHORT.total_seconds() - issuing.BEFORE.total_seconds())
+        await asyncio.sleep(life_of(first).remaining_s(now().timestamp()))
         member.assign(assignment(SECOND, slot=2))
         await member.status(SECOND, IS_RUNNING)
 
