@@ -179,7 +179,13 @@ class Program:
         )
 
     def _serve_joining(self, authority: Authority) -> AbstractAsyncContextManager[str]:
-        joining = Joining(self._store, self._member.cache, self._clock, authority)
+        joining = Joining(
+            self._store,
+            self._member.cache,
+            self._clock,
+            authority,
+            address=self._config.advertise,
+        )
         return serve_joining(
             JoinRoutes(joining, self._clock, self._instruments.count_join),
             listen=self._config.join_listen,

@@ -54,11 +54,15 @@ class _Stored:
 
 
 class Joining:
-    def __init__(self, store: Store, cache: Cache, clock: Clock, authority: Authority) -> None:
+    def __init__(
+        self, store: Store, cache: Cache, clock: Clock, authority: Authority, *, address: str
+    ) -> None:
+        """``address`` is where agents reach this member."""
         self._store = store
         self._cache = cache
         self._clock = clock
         self._authority = authority
+        self._address = address
         # Whoever has been in the way of another with the same token waits for its turn.
         self._turn = asyncio.Lock()
 
@@ -147,10 +151,12 @@ class Joining:
         now = datetime.datetime.fromtimestamp(self._clock.now(), datetime.UTC)
         holder = Holder(Role.NODE, node_id, hostname)
         cluster = self._cache.cluster
+        # Between two leases a member is not registered, and is there all the same.
+        members = {each.address for each in self._cache.members.values()}
         return pb.JoinResponse(
             node_id=node_id,
             certificate_pem=issuing.issue(self._authority, holder, asked.public_key, now),
             authority_pem=self._authority.pem,
             cluster_name=cluster.name if cluster is not None else "",
-            member_addresses=sorted(each.address for each in self._cache.members.values()),
+            member_addresses=sorted(members | {self._address}),
         )

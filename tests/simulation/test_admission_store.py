@@ -84,7 +84,7 @@ def tokens_of(store: MemoryStore, authority: issuing.Authority | None = AUTHORIT
 
 def joining_of(store: MemoryStore) -> Joining:
     clock = LoopClock()
-    return Joining(store, Cache(store, clock=clock), clock, AUTHORITY)
+    return Joining(store, Cache(store, clock=clock), clock, AUTHORITY, address="10.0.0.1:7443")
 
 
 def token_request(*, uses: int = 1) -> control.CreateJoinTokenRequest:
@@ -233,5 +233,18 @@ def test_a_member_without_the_authority_makes_no_tokens_and_says_who_does() -> N
         with pytest.raises(NoAuthorityError, match="member m1 holds no authority: ask another"):
             await tokens.create(token_request())
         assert not (await tokens.list_all()).tokens
+
+    simulate(story())
+
+
+def test_a_member_between_two_leases_still_says_where_members_are() -> None:
+    async def story() -> None:
+        store = FailingStore()
+        await tokens_of(store).create(token_request())
+
+        admission = await joining_of(store).join(join_request())
+
+        assert isinstance(admission, Admitted)
+        assert list(admission.response.member_addresses) == ["10.0.0.1:7443"]
 
     simulate(story())
