@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from controlplane.loops.settings import NetworkSettings
+from controlplane.loops.settings import NetworkSettings, Timing
 from estiba.kit import tables
 from estiba.kit.tables import Table, TableError
 from estiba.kit.tls import TlsFiles
@@ -33,6 +33,8 @@ class Config:
     """HOST:PORT of the listener for machines that have no certificate yet; "": there is none."""
     join_advertise: str
     log_level: str
+    down_after_s: float
+    """A node silent for this long is down."""
     tls: TlsFiles
     authority: AuthorityFiles | None
     """None: this member admits nobody and renews nothing."""
@@ -63,6 +65,7 @@ def parse(top: Table) -> Config:
         join_listen=top.text("join_listen", default=""),
         join_advertise=top.text("join_advertise", default=""),
         log_level=top.choice("log_level", tables.LOG_LEVELS, default="info"),
+        down_after_s=_down_after(top),
         tls=top.table("tls").tls_files(),
         authority=_authority(top.table("authority", required=False)),
         etcd_endpoints=etcd.texts("endpoints"),
@@ -73,6 +76,19 @@ def parse(top: Table) -> Config:
         raise TableError("etcd.endpoints: names no endpoint")
     _check_joining(config)
     return config
+
+
+def _down_after(top: Table) -> float:
+    usual = Timing()
+    wanted = top.decimal("down_after_s", default=usual.down_after_s)
+    # One heartbeat that is late must not take a node down.
+    least = 2 * usual.heartbeat_s
+    if wanted < least:
+        raise TableError(
+            f"down_after_s: {wanted:g} is less than {least:g}, and nodes give a sign of life"
+            f" every {usual.heartbeat_s:g} s"
+        )
+    return wanted
 
 
 def _authority(table: Table) -> AuthorityFiles | None:

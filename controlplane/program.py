@@ -68,7 +68,7 @@ class Program:
     def __init__(self, config: Config, credentials: Credentials) -> None:
         self._config = config
         self._credentials = credentials
-        self._timing = Timing()
+        self._timing = Timing(down_after_s=config.down_after_s)
         self._clock = SystemClock()
         self._notifier = Notifier()
         self._registry = registry_for("estibad")

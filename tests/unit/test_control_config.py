@@ -35,6 +35,7 @@ def test_what_is_left_out_has_its_usual_value(tmp_path: Path) -> None:
     loaded = load(tmp_path, FILE)
     assert loaded.web_advertise == "0.0.0.0:7480"
     assert loaded.log_level == "info"
+    assert loaded.down_after_s == 5.0
     assert str(loaded.network.cidr) == "10.10.0.0/16"
     assert loaded.etcd_tls.ca == Path("etcd-ca.pem")
 
@@ -61,6 +62,7 @@ def test_what_is_left_out_has_its_usual_value(tmp_path: Path) -> None:
             " and [authority], and the file has join_listen, join_advertise",
         ),
         ("[tls]", '[authority]\ncert = "c"\nkey = "k"\n[tls]', "join_listen: is missing: who"),
+        ("[tls]", "down_after_s = 1.5\n[tls]", "down_after_s: 1.5 is less than 3, and nodes give"),
         ("[tls]", "[tls", "estibad.toml: "),
     ],
 )
@@ -69,6 +71,10 @@ def test_a_fault_is_named_with_its_key(tmp_path: Path, old: str, new: str, words
         load(tmp_path, FILE.replace(old, new, 1))
     assert words in str(fault.value)
     assert str(tmp_path) in str(fault.value)
+
+
+def test_a_node_may_be_silent_for_longer_than_usual(tmp_path: Path) -> None:
+    assert load(tmp_path, f"down_after_s = 30{FILE}").down_after_s == 30.0
 
 
 def test_a_member_that_admits_machines_says_where_and_by_what_authority(tmp_path: Path) -> None:

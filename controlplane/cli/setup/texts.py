@@ -80,6 +80,10 @@ web_advertise = {quoted(wanted.web_advertise)}
 # debug, info, warning or error.
 log_level = "info"
 
+# A node that gives no sign of life for so many seconds is down, and its tasks start elsewhere.
+# Where an agent takes long to start, more lets it be upgraded in peace.
+# down_after_s = 5
+
 # Whom we trust, and by what we are known. A new certificate is taken over without a restart.
 [tls]
 {_tls(wanted.tls)}
