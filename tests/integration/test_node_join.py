@@ -304,6 +304,24 @@ def test_who_shows_the_right_authority_and_is_not_of_it_is_not_told_the_secret(
     assert list((tmp_path / "root").rglob("*.pem")) == []
 
 
+def test_who_adds_an_authority_of_its_own_to_the_right_one_is_not_told_the_secret(
+    impostor: Impostor, pki: Path, tmp_path: Path
+) -> None:
+    # Base64 that ends in padding: who reads it leniently reads nothing after that.
+    while len(ssl.PEM_cert_to_DER_cert((pki / "ca.pem").read_text())) % 3 == 0:
+        (pki / "ca.pem").unlink()
+        open_or_make_authority(pki / "ca.pem", pki / "ca-key.pem", "test", NOW)
+    other = tmp_path / "other"
+    other.mkdir()
+    foreign = open_or_make_authority(other / "ca.pem", other / "ca-key.pem", "test", NOW)
+    ensure_holder(other / "member.pem", foreign, Holder(Role.MEMBER, "cp"), NOW)
+    impostor.authority = (pki / "ca.pem").read_bytes() + foreign.pem
+    with listening(impostor, other / "member.pem"):
+        said = join(impostor, pki, tmp_path / "root")
+    assert said.endswith("the token was not sent")
+    assert impostor.heard == ["GET /v1/authority HTTP/1.1"]
+
+
 def test_a_node_of_the_cluster_cannot_pass_for_its_control_plane(
     impostor: Impostor, pki: Path, tmp_path: Path
 ) -> None:

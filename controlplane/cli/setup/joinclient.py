@@ -91,7 +91,7 @@ def meet(address: Address, token: JoinToken) -> Trusted:
     except (TimeoutError, OSError, http.client.HTTPException) as fault:
         raise CliError(f"{address} does not answer as a control plane does: {fault}") from fault
     authority = _read_authority(address, status, body)
-    if jointoken.digest_of(ssl.PEM_cert_to_DER_cert(authority)) != token.digest:
+    if jointoken.digest_of(authority) != token.digest:
         raise CliError(
             f"the machine at {address} is not the cluster that the token is of: somebody may be in "
             "between, or the token is another cluster's; nothing was said to it"
@@ -99,7 +99,8 @@ def meet(address: Address, token: JoinToken) -> Trusted:
     skew = skew_fault(date, time.time())
     if skew:
         raise CliError(skew)
-    return Trusted(address, authority.encode(), ours)
+    # Written anew: whatever else stood in the answer, such as a second certificate, is not trusted.
+    return Trusted(address, ssl.DER_cert_to_PEM_cert(authority).encode(), ours)
 
 
 def join(
@@ -188,15 +189,15 @@ def _ask(
     return answer.status, answer.headers.get("Date", ""), answer.read(MOST_BYTES)
 
 
-def _read_authority(address: Address, status: int, body: bytes) -> str:
-    text = body.decode(errors="replace").strip()
+def _read_authority(address: Address, status: int, body: bytes) -> bytes:
+    """Return the DER of the certificate that the answer begins with."""
     try:
-        ssl.PEM_cert_to_DER_cert(text)
+        der = ssl.PEM_cert_to_DER_cert(body.decode(errors="replace").strip())
     except ValueError:
-        text = ""
-    if status != HTTPStatus.OK or not text:
+        der = b""
+    if status != HTTPStatus.OK or not der:
         raise CliError(f"what answers at {address} is no control plane of Estiba")
-    return text + "\n"
+    return der
 
 
 def _post(trusted: Trusted, body: bytes) -> tuple[int, bytes]:
