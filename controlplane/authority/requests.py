@@ -4,9 +4,12 @@ Every refusal is a ValueError with a sentence for whoever asked.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -16,6 +19,13 @@ from estiba.kit.tls import Identity, Role, identity_of
 
 # A request of ours has some 400 bytes.
 MOST_BYTES = 8192
+
+# What `cryptography` raises for what strangers send: of a field with a value that it does not know
+# it says so by errors of their own.
+_UNREADABLE = (
+    *(ValueError, TypeError, UnsupportedAlgorithm),
+    *(x509.InvalidVersion, x509.UnsupportedGeneralNameType),
+)
 
 _HOSTNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
@@ -37,18 +47,20 @@ def read_request(request_pem: bytes) -> Request:
     """Read a request; raises ValueError."""
     if len(request_pem) > MOST_BYTES:
         raise ValueError(f"request_pem: {len(request_pem)} bytes, {MOST_BYTES} at most")
-    try:
+    with _readable("request_pem: is no signing request in PEM"):
         request = x509.load_pem_x509_csr(request_pem)
-        public_key = request.public_key()
-        proven = request.is_signature_valid
-    except (ValueError, TypeError, x509.UnsupportedGeneralNameType) as fault:
-        raise ValueError("request_pem: is no signing request in PEM") from fault
-    if not proven:
-        raise ValueError("request_pem: the signature does not prove that you have the key")
+        subject, public_key = request.subject, request.public_key()
+    # Before the signature is looked at: with another kind of key that may take long.
     match public_key:
         case ec.EllipticCurvePublicKey(curve=ec.SECP256R1()):
-            return Request(request.subject, public_key)
-    raise ValueError("request_pem: the key is not on the curve P-256, as all keys here are")
+            pass
+        case _:
+            raise ValueError("request_pem: the key is not on the curve P-256, as all keys here are")
+    with _readable("request_pem: is signed in a way that is not known here"):
+        is_proven = request.is_signature_valid
+    if not is_proven:
+        raise ValueError("request_pem: the signature does not prove that you have the key")
+    return Request(subject, public_key)
 
 
 def check_renewal(request: Request, caller: Identity) -> None:
@@ -84,19 +96,28 @@ def node_id(request: Request, former_certificate_pem: bytes, authority: Authorit
     field = "former_certificate_pem"
     if len(former_certificate_pem) > MOST_BYTES:
         raise ValueError(f"{field}: {len(former_certificate_pem)} bytes, {MOST_BYTES} at most")
-    try:
+    with _readable(f"{field}: is no node's certificate"):
         certificate = x509.load_pem_x509_certificate(former_certificate_pem)
         public_key = certificate.public_key()
-        holder = identity_of(certificate.public_bytes(Encoding.PEM))
-    except (ValueError, TypeError) as fault:
-        raise ValueError(f"{field}: is no node's certificate: {fault}") from fault
     if not signed_by(authority, certificate):
         raise ValueError(
             f"{field}: this cluster's authority has not signed it: this machine was a node of"
             " another cluster, run `estiba node leave` on it first"
         )
+    # Not before: who is read of is remembered, and strangers would fill the memory.
+    with _readable(f"{field}: is no node's certificate"):
+        holder = identity_of(certificate.public_bytes(Encoding.PEM))
     if holder.role is not Role.NODE:
         raise ValueError(f"{field}: it is {holder}'s, not a node's")
     if public_key != request.public_key:
         raise ValueError(f"{field}: it has another key than the request")
     return holder.name
+
+
+@contextmanager
+def _readable(sentence: str) -> Iterator[None]:
+    """Say this of whatever cannot be read in the block."""
+    try:
+        yield
+    except _UNREADABLE as fault:
+        raise ValueError(sentence) from fault

@@ -1,6 +1,9 @@
 """The authority: what certificates say, which requests it takes, and what it keeps of its files."""
 
+import base64
 import datetime
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -168,6 +171,46 @@ def test_a_request_with_a_key_of_another_kind_is_refused() -> None:
 def test_what_is_no_request_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match="is no signing request"):
         requests.read_request(text)
+
+
+def with_a_byte_changed(der: bytes, kind: str) -> Iterator[bytes]:
+    """Yield a text for each of its bytes in turn, in which that is another."""
+    rng = random.Random(1)
+    for at in range(len(der)):
+        changed = bytearray(der)
+        changed[at] ^= rng.randrange(1, 256)
+        body = base64.encodebytes(changed).decode()
+        yield f"-----BEGIN {kind}-----\n{body}-----END {kind}-----\n".encode()
+
+
+def test_whatever_is_changed_in_a_request_it_is_refused_in_a_sentence() -> None:
+    _, request_pem = pem.make_key_and_request(name="n", role=Role.NODE)
+    der = x509.load_pem_x509_csr(request_pem).public_bytes(Encoding.DER)
+    for text in with_a_byte_changed(der, "CERTIFICATE REQUEST"):
+        with pytest.raises(ValueError, match="request_pem: "):
+            requests.read_request(text)
+
+
+def test_whatever_is_changed_in_a_former_certificate_it_is_refused_in_a_sentence(
+    authority: Authority,
+) -> None:
+    mine = issuing.issue_with_key(authority, NODE, NOW)
+    request = requests.read_request(pem.make_request(mine, name="", role=Role.NODE))
+    der = x509.load_pem_x509_certificate(mine).public_bytes(Encoding.DER)
+    for text in with_a_byte_changed(der, "CERTIFICATE"):
+        with pytest.raises(ValueError, match="former_certificate_pem: "):
+            requests.node_id(request, text, authority)
+
+
+def test_of_a_certificate_of_nobody_we_know_nothing_is_remembered(
+    authority: Authority, other: Authority
+) -> None:
+    foreign = issuing.issue_with_key(other, NODE, NOW)
+    request = requests.read_request(pem.make_request(foreign, name="", role=Role.NODE))
+    before = identity_of.cache_info().currsize
+    with pytest.raises(ValueError, match="another cluster"):
+        requests.node_id(request, foreign, authority)
+    assert identity_of.cache_info().currsize == before
 
 
 def test_a_request_that_is_too_large_is_not_even_read() -> None:
