@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from agent.launcher import Launcher
+from controlplane.cli.dev import sample
 from estiba.v1 import dispatcher_pb2 as dispatch
 from estiba.v1 import types_pb2 as v1
 from estiba.wire import duration
@@ -27,11 +29,13 @@ SHUTDOWN, REMOVE = v1.DESIRED_STATE_SHUTDOWN, v1.DESIRED_STATE_REMOVE
 BLOCK = "10.10.1.0/24"
 
 
-@pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[RunningRegistry]:
-    folder = tmp_path / "registry"
-    folder.mkdir()
-    async with run_registry(folder, Authority(folder)) as running:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def registry(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningRegistry]:
+    """Have one registry with the sample image for all tests: none changes it."""
+    folder = tmp_path_factory.mktemp("registry")
+    authority = Authority(folder)
+    async with run_registry(folder, authority) as running:
+        await sample.push_sample(running.address, authority.ca)
         yield running
 
 

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from agent.images import Images
-from controlplane.cli.dev import sample
 from tests.support.certificates import Certificates
 from tests.support.cgroups import folders_of
 from tests.support.network import Space
@@ -150,12 +149,10 @@ class Machine:
 async def machine(
     folder: Path, certificates: Certificates, registry: RunningRegistry
 ) -> AsyncIterator[Machine]:
-    """Have a node with the sample image, its launcher and its log pump at work."""
+    """Have a node with the registry's sample image, its launcher and its log pump at work."""
     with Space() as space:
         space.run("ip", "link", "set", "lo", "up")
         node = Machine(folder, space, certificates)
-        assert registry.ca is not None
-        await sample.push_sample(registry.address, registry.ca)
         await node.pull(registry, f"{registry.name}/hello")
         try:
             await node.start("launcher")

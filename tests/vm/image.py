@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fcntl import LOCK_EX, flock
 from pathlib import Path
 
@@ -60,6 +60,8 @@ class Recipe:
     """Installed beside BASE, services held back."""
     repository: tuple[str, ...] = ()
     """Not installed: these and what they need lie in REPOSITORY, an apt source of the machine."""
+    folders: tuple[tuple[Path, str], ...] = ()
+    """Copied in: a folder of this machine, and where it is in the new one."""
     commands: tuple[str, ...] = ()
     """Shell commands run in the new root file system at the end."""
     suite: str = "bookworm"
@@ -114,8 +116,13 @@ def build(recipe: Recipe) -> Image:
 
 def name_of(recipe: Recipe, sources: str) -> str:
     """Return the name of an image: another for everything that would make another image."""
-    parts = [asdict(recipe), sources, BASE, HELD_BACK, INITRAMFS, INITRAMFS_MODULES, NETWORK]
-    parts.append(Path(__file__).read_text())
+    files = [
+        (target, str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest())
+        for folder, target in recipe.folders
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+    parts = [asdict(replace(recipe, folders=())), files, sources, Path(__file__).read_text()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -155,6 +162,8 @@ def _build(recipe: Recipe, sources: str, work: Path) -> None:
         path = work / "files" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
+    for folder, target in recipe.folders:
+        shutil.copytree(folder, work / "files" / target.lstrip("/"), dirs_exist_ok=True)
     hooks = work / "hooks"
     hooks.mkdir()
     for name, script in {"early": EARLY, "last": _last(recipe)}.items():
