@@ -371,6 +371,46 @@ async def test_what_is_no_request_is_refused_in_a_sentence(
     assert (status, answer["error"][:10]) == (400, "hostname: ")
 
 
+async def test_a_body_in_an_encoding_that_is_none_is_refused_in_a_sentence(
+    plane: ControlPlane, joiner: Joiner
+) -> None:
+    address = plane.members[0].join_address
+    for headers in (
+        {"Content-Encoding": "gzip"},
+        {"Content-Type": "application/json; charset=undefined"},
+        {"Content-Type": "application/json; charset=idna"},
+    ):
+        status, answer = await joiner.post(address, data=b"\xff", headers=headers)
+        assert status == 400
+        assert answer == {"error": "the body is no JoinRequest in JSON of at most 65536 bytes"}
+
+
+async def test_strangers_who_break_off_or_speak_no_http_fill_no_log(
+    plane: ControlPlane, joiner: Joiner
+) -> None:
+    context = ssl.create_default_context(cafile=str(joiner.ca))
+    for said in (
+        b"POST /v1/join HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
+        b"\0\1\r\n\r\n",
+        b"GET http://[bad/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    ):
+        _, writer = await asyncio.open_connection(
+            *("127.0.0.1", plane.members[0].join_port),
+            ssl=context,
+            server_hostname=MEMBER_SERVER_NAME,
+        )
+        writer.write(said)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async def is_said() -> bool:
+        return "a request from 127.0.0.1 is no HTTP: " in plane.members[0].log
+
+    await eventually(is_said, within_s=5, what="that no HTTP was spoken is logged")
+    assert "Traceback" not in plane.members[0].log
+
+
 async def test_other_paths_and_methods_are_refused_in_a_sentence(
     plane: ControlPlane, joiner: Joiner
 ) -> None:

@@ -63,7 +63,12 @@ class Joiner:
         return ParseDict(answer, pb.JoinResponse())
 
     async def post(
-        self, address: str, *, json: object = None, data: bytes | None = None
+        self,
+        address: str,
+        *,
+        json: object = None,
+        data: bytes | None = None,
+        headers: dict[str, str] | None = None,
     ) -> tuple[int, dict[str, str]]:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(20)) as session,
@@ -71,6 +76,7 @@ class Joiner:
                 f"https://{address}/v1/join",
                 json=json,
                 data=data,
+                headers=headers,
                 ssl=ssl.create_default_context(cafile=str(self.ca)),
                 server_hostname=MEMBER_SERVER_NAME,
             ) as response,

@@ -5,19 +5,26 @@ Knows how to serve and whom; what is served are the routes that it is given.
 
 import asyncio
 import importlib.metadata
+import logging
 import platform
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from estiba.kit.handshakes import NotedSocket, Refused
+from estiba.kit.seldom import Seldom
+from estiba.kit.text import plain
 from estiba.kit.tls import Identity, Role, ServerTls, identity_of
+
+log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -27,6 +34,8 @@ METRICS_READERS = frozenset({Role.METRICS, Role.USER, Role.MEMBER})
 SHUTDOWN_S = 2.0
 # A peer that has connected must be who it is within this time.
 HANDSHAKE_S = 10.0
+# The body of a request does not come to its end: it is in no encoding, or its sender has left.
+BROKEN_OFF = (web.RequestPayloadError, ConnectionResetError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,7 @@ async def listening(
     """
     host, port = split_address(listen)
     loop = asyncio.get_running_loop()
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+    runner = web.AppRunner(app, access_log=None, logger=_http_log(), shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     serve_connection = runner.server
     if serve_connection is None:
@@ -108,6 +117,33 @@ async def listening(
             cleanup.callback(server.close)
             opened = listener.getsockname()[1]
         yield f"[{host}]:{opened}" if ":" in host else f"{host}:{opened}"
+
+
+class _NoHttp(logging.Filter):
+    """Has what peers send in place of HTTP be a line now and then, not a traceback each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = Seldom()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        fault = record.exc_info[1] if record.exc_info else None
+        if not isinstance(fault, (HttpProcessingError, *BROKEN_OFF)):
+            return True
+        reason = plain(str(fault), most=100)
+        peer = record.args[0] if isinstance(record.args, tuple) and record.args else "somebody"
+        record.msg, record.args = "a request from %s is no HTTP: %s", (peer, reason)
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.exc_info = None
+        return self._said.due(time.monotonic())
+
+
+def _http_log() -> logging.Logger:
+    """Return what one web server logs to."""
+    http = logging.Logger(f"{__name__}.http")
+    http.parent = log
+    http.addFilter(_NoHttp())
+    return http
 
 
 async def _addresses(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
