@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from controlplane.errors import (
     CompactedError,
@@ -208,12 +209,12 @@ class Planner:
         message = self._cache.services.get(service_id)
         service = self._view.service(service_id)
         tasks = self._view.tasks_of(service_id)
+        decide = partial(plan_service, now_s=now_s, grace_s=self._timing.unknown_grace_s)
         if len(tasks) < MANY_TASKS:
             await self._breathe()
-            decision = plan_service(service, tasks, self._view.nodes, now_s=now_s)
+            decision = decide(service, tasks, self._view.nodes)
         else:
-            nodes = dict(self._view.nodes)
-            decision = await asyncio.to_thread(plan_service, service, tasks, nodes, now_s=now_s)
+            decision = await asyncio.to_thread(decide, service, tasks, dict(self._view.nodes))
         self._instruments.reconciled.inc()
         self._wake_after(service_id, decision.wake_after_s)
         plan.revisions[service_id] = service.revision if service is not None else 0

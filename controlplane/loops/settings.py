@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 
+from controlplane.orchestrator import UNKNOWN_GRACE_S
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkSettings:
@@ -32,3 +34,8 @@ class Timing:
     """Reports of all nodes are written at most this often, and gathered in between."""
     resync_s: float = 30.0
     """Every service is looked at again this often, whatever events said."""
+
+    @property
+    def unknown_grace_s(self) -> float:
+        """A node may be unknown this long: its member has died, or its agent has stopped."""
+        return max(UNKNOWN_GRACE_S, 2 * self.down_after_s)

@@ -8,7 +8,14 @@ from collections.abc import Mapping, Sequence
 
 from controlplane.orchestrator.actions import CreateTask, Decision
 from controlplane.orchestrator.draft import Draft, age
-from controlplane.orchestrator.lost import gone_reason, mark_found, mark_lost, node_name, node_of
+from controlplane.orchestrator.lost import (
+    UNKNOWN_GRACE_S,
+    gone_reason,
+    mark_found,
+    mark_lost,
+    node_name,
+    node_of,
+)
 from controlplane.orchestrator.reaping import forget_gone, reap, remove_all
 from controlplane.orchestrator.restarts import (
     ended_by_itself,
@@ -26,6 +33,7 @@ def plan_service(
     nodes: Mapping[NodeId, Node],
     *,
     now_s: float,
+    grace_s: float = UNKNOWN_GRACE_S,
 ) -> Decision:
     """Decide what to do about one service now.
 
@@ -36,6 +44,7 @@ def plan_service(
             ``gone_since_s`` of an unknown node is when the leader saw it vanish, or when
             its term began, whichever is later.
         now_s: seconds since the epoch.
+        grace_s: for how long a node may be unknown before its tasks are lost.
 
     Returns:
         The actions, in the order in which to apply them. Once they are applied, and until
@@ -46,8 +55,8 @@ def plan_service(
         remove_all(draft, nodes)
         return draft.decision()
     forget_gone(draft, nodes)
-    mark_lost(draft, nodes, now_s)
-    _settle_slots(draft, service, nodes, now_s)
+    mark_lost(draft, nodes, now_s, grace_s)
+    _settle_slots(draft, service, nodes, now_s, grace_s)
     mark_found(draft, nodes)
     replace_outdated(draft, service, nodes)
     _fill_slots(draft, service, nodes, now_s)
@@ -56,7 +65,7 @@ def plan_service(
 
 
 def _settle_slots(
-    draft: Draft, service: Service, nodes: Mapping[NodeId, Node], now_s: float
+    draft: Draft, service: Service, nodes: Mapping[NodeId, Node], now_s: float, grace_s: float
 ) -> None:
     """Leave at most one wanted task in a slot, on a node that is not gone, and none above."""
     for slot, occupants in draft.slots().items():
@@ -74,8 +83,8 @@ def _settle_slots(
             node = node_of(wanted[0], nodes)
             if node is not None and node.state is not NodeState.READY:
                 # It may be back in a grace of its own: what was given up once stays given up.
-                reason = gone_reason(node, now_s) or f"node {node_name(node)} is unknown again"
-                draft.stop(wanted[0], reason)
+                again = f"node {node_name(node)} is unknown again"
+                draft.stop(wanted[0], gone_reason(node, now_s, grace_s) or again)
 
 
 def _fill_slots(draft: Draft, service: Service, nodes: Mapping[NodeId, Node], now_s: float) -> None:

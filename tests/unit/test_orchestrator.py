@@ -294,3 +294,11 @@ def test_a_service_of_no_replicas_has_converged_when_nothing_is_left_running() -
 
     assert summarize(none, [], NODES).converged
     assert not summarize(none, [task(desired=DesiredState.SHUTDOWN)], NODES).converged
+
+
+def test_a_node_may_be_unknown_for_as_long_as_is_said() -> None:
+    nodes = {N1: replace(NODES[N1], state=NodeState.UNKNOWN, gone_since_s=NOW_S - 50)}
+
+    assert plan_service(WEB, [task()], nodes, now_s=NOW_S, grace_s=60).wake_after_s == 10
+    decision = plan_service(WEB, [task()], nodes, now_s=NOW_S, grace_s=40)
+    assert "unknown for more than 40 s" in decision.actions[0].reason
