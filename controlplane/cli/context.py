@@ -5,7 +5,7 @@ Only data goes to standard output; whatever is said about it goes to standard er
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,7 +58,7 @@ def print_json(messages: "Iterable[Message]") -> None:
     click.echo(json.dumps(found, indent=2))
 
 
-def warn(sentences: Sequence[str]) -> None:
+def warn(sentences: Iterable[str]) -> None:
     for sentence in sentences:
         say(f"warning: {sentence}")
 

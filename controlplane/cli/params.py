@@ -1,6 +1,7 @@
 """Option types: sizes, processors, durations, name=value pairs. A fault names its flag."""
 
 import os
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -73,6 +74,12 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", text):
+        raise ValueError(f"{text!r} is no name: use 1 to 40 small letters, digits and hyphens")
+    return text
+
+
 def _scale(text: str) -> tuple[str, int]:
     name, equals, count = text.rpartition("=")
     if not name or not equals or not count.isdecimal() or int(count) > MOST:
@@ -84,6 +91,7 @@ BYTES = Parsed("size", units.parse_bytes)
 COUNT = Parsed("number", _count)
 CPUS = Parsed("processors", units.parse_cpus)
 DURATION = Parsed("duration", units.parse_duration)
+NAME = Parsed("name", _name)
 PAIR = Parsed("name=value", _pair)
 VARIABLE = Parsed("name[=value]", _variable)
 WORDS = Parsed("command line", _words)

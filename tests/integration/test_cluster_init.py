@@ -125,6 +125,15 @@ def test_a_port_that_is_taken_is_named_and_nothing_is_made(here: Site, port: int
     assert list(host.root.rglob("*")) == [host.root / "var", host.root / "var/lib"]
 
 
+@pytest.mark.parametrize("name", ["", "Harbour", "-x", "x" * 41, "a b"])
+def test_a_cluster_has_a_name_that_fits_everywhere(here: Site, name: str) -> None:
+    host = here.host("cp")
+    said = host.run("cluster", "init", "--advertise-addr", ADDRESS, "--name", name)
+    assert said.code == 2
+    assert f"{name!r} is no name: use 1 to 40 small letters, digits and hyphens" in said.err
+    assert host.files() == {}
+
+
 def test_without_root_nothing_is_made() -> None:
     # It means the real /, so it must be refused before anything else.
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from controlplane.cli import params
 from controlplane.cli.context import say
 from controlplane.cli.errors import CliError
 
@@ -24,7 +25,13 @@ READY_WITHIN_S = 120.0
     metavar="ADDRESS|LINK",
     help="Where other machines reach this one; needed if it has several addresses.",
 )
-@click.option("--name", default="default", show_default=True, help="What the cluster is called.")
+@click.option(
+    "--name",
+    type=params.NAME,
+    default="default",
+    show_default=True,
+    help="What the cluster is called.",
+)
 def command(advertise_addr: str, name: str) -> None:
     """Make this machine the control plane of a new cluster, and print how others join it.
 

@@ -127,7 +127,12 @@ class Machine:
         except BlockingIOError:
             raise CliError("another command of Estiba changes this machine: wait for it") from None
         except OSError as fault:
-            raise CliError(f"{fault.filename}: {(fault.strerror or str(fault)).lower()}") from fault
+            raise CliError(_sentence(fault)) from fault
+
+
+def _sentence(fault: OSError) -> str:
+    reason = (fault.strerror or str(fault)).lower()
+    return f"{fault.filename}: {reason}" if fault.filename else reason
 
 
 def demand_ports(ports: Sequence[tuple[str, int, str]]) -> None:

@@ -6,7 +6,7 @@ import time
 import click
 
 from controlplane.authority import requests
-from controlplane.cli.context import say
+from controlplane.cli.context import say, warn
 from controlplane.cli.errors import CliError
 from controlplane.cli.setup import joinclient, leaving, node
 from controlplane.cli.setup.machine import PROGRAMS, Machine, demand_ports
@@ -28,7 +28,8 @@ def join(token: str, address: str, *, advertise: str, hostname: str) -> None:
     if machine.systemd is not None:
         machine.systemd.demand(node.UNITS, "agent")
     with machine.alone():
-        if node.is_joined(machine.places, wanted.token, time.time()):
+        is_joined = node.is_joined(machine.places, wanted.token, time.time())
+        if is_joined:
             said = "this machine is a node of this cluster already"
         else:
             if not machine.places.agent_toml.exists():
@@ -37,10 +38,13 @@ def join(token: str, address: str, *, advertise: str, hostname: str) -> None:
             said = f"this machine is node {joined.node_id} of cluster {joined.cluster_name} now"
         if machine.systemd is not None:
             machine.systemd.start(node.UNITS)
-            node.wait_for_session(machine.places)
+            if not is_joined:
+                node.wait_for_session(machine.places)
     say(said)
     if machine.systemd is None:
         _tell_by_hand(machine.places)
+    elif is_joined:
+        warn(fault for fault in [node.session_fault(machine.places)] if fault)
 
 
 def leave() -> None:
