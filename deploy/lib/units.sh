@@ -94,10 +94,9 @@ remove_units() {
       systemctl --quiet disable --now "$unit"
       rm -f "$units/$unit"
     fi
-    rm -f "$units/.$unit.new" "$stale/$unit"
+    # For a timer systemd remembers when it was last due.
+    rm -f "$units/.$unit.new" "$stale/$unit" "/var/lib/systemd/timers/stamp-$unit"
   done
   systemctl daemon-reload
   systemctl reset-failed 'estiba*' 2>/dev/null || true
-  # What systemd remembers of a timer that makes up for what it missed.
-  rm -f /var/lib/systemd/timers/stamp-estiba-renew.timer
 }

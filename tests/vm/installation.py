@@ -57,7 +57,7 @@ http:
   tls: {{certificate: /root/registry.pem, key: /root/registry-key.pem}}
 END
 systemd-run --quiet --unit registry docker-registry serve /root/registry.yml
-until busybox nc -z {ADDRESS} 5000; do sleep 0.2; done
+until ss -Hltn | grep -q :5000; do sleep 0.2; done
 /opt/estiba/current/bin/python -m controlplane.cli.dev.sample \\
   --registry {ADDRESS}:5000 --ca /root/registry.pem --name hello
 cat >>/etc/estiba/agent.toml <<END
