@@ -13,6 +13,7 @@ EstibaError
 ├── AlreadyExistsError      the name or id is taken
 ├── PreconditionError       something must be done first; the message says what
 ├── DeniedError             this caller may not do this
+├── CertificateEndedError   this caller's connection is older than its certificate is good
 ├── UnreachableError        a node or member does not answer
 └── NoAuthorityError        this member issues no certificates: another one may
 
@@ -94,6 +95,14 @@ class PreconditionError(EstibaError):
 
 class DeniedError(EstibaError):
     """The caller is known and may not do this."""
+
+
+class CertificateEndedError(EstibaError):
+    """TLS would not let the caller in any more; the message says since when.
+
+    It is no DeniedError, on which an agent stops its containers: with the certificate that it has
+    by now it may come back at once.
+    """
 
 
 class UnreachableError(EstibaError):

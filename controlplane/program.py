@@ -176,6 +176,7 @@ class Program:
             dispatcher=DispatcherServicer(self._member.sessions, streams),
             peer=PeerServicer(streams),
             on_denied=self._instruments.denied_calls.inc,
+            clock=self._clock,
         )
 
     def _serve_joining(self, authority: Authority) -> AbstractAsyncContextManager[str]:

@@ -22,6 +22,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *_SIZES,
+    # Whoever has connected must be who it is within this time; gRPC would wait for two minutes.
+    ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     # Clients that ping more often than gRPC likes by default are not sent away.

@@ -1,5 +1,9 @@
-"""What happens around every call: the caller is named and checked, errors become statuses."""
+"""What happens around every call: the caller is named and checked, errors become statuses.
 
+No call lasts longer than the certificate that it was made with.
+"""
+
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -10,7 +14,9 @@ from grpc import aio
 
 from controlplane.api import access
 from controlplane.api.status import INTERNAL, status_of
-from controlplane.errors import DeniedError, EstibaError
+from controlplane.errors import CertificateEndedError, DeniedError, EstibaError
+from estiba.kit.clock import Clock
+from estiba.kit.tls import Identity
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +28,9 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 class Guard(aio.ServerInterceptor):
     """Wraps every handler of the server; ``on_denied`` is told of each refused call."""
 
-    def __init__(self, on_denied: Callable[[], None]) -> None:
+    def __init__(self, on_denied: Callable[[], None], clock: Clock) -> None:
         self._on_denied = on_denied
+        self._clock = clock
 
     async def intercept_service(
         self,
@@ -69,9 +76,10 @@ class Guard(aio.ServerInterceptor):
     @asynccontextmanager
     async def _around(self, method: str, context: Context) -> AsyncIterator[None]:
         try:
-            self._admit(method, context)
-            yield
-        except DeniedError as error:
+            caller = self._admit(method, context)
+            async with self._while_it_is_good(caller):
+                yield
+        except (DeniedError, CertificateEndedError) as error:
             self._on_denied()
             log.warning("refused %s to %s: %s", method.strip("/"), context.peer(), error)
             await context.abort(*status_of(error))
@@ -83,8 +91,23 @@ class Guard(aio.ServerInterceptor):
             log.exception("%s failed", method)
             await context.abort(grpc.StatusCode.INTERNAL, INTERNAL)
 
-    def _admit(self, method: str, context: Context) -> None:
+    def _admit(self, method: str, context: Context) -> Identity:
         """Raise DeniedError for a call that the table does not grant."""
         identity = access.identify(context.auth_context())
         access.check(identity, method)
         access.CALLER.set(identity)
+        return identity
+
+    @asynccontextmanager
+    async def _while_it_is_good(self, caller: Identity) -> AsyncIterator[None]:
+        """Raise CertificateEndedError once the caller's certificate has ended."""
+        remaining_s = caller.ends_at_s - self._clock.now()
+        if remaining_s <= 0:
+            raise CertificateEndedError(caller.ended(self._clock.now()))
+        try:
+            async with asyncio.timeout(remaining_s) as limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise CertificateEndedError(caller.ended(caller.ends_at_s)) from None

@@ -14,6 +14,7 @@ from controlplane.api.channels import SERVER_OPTIONS
 from controlplane.api.control import ControlServicer
 from controlplane.api.dispatcher import DispatcherServicer, PeerServicer
 from controlplane.api.guard import Guard
+from estiba.kit.clock import Clock
 from estiba.kit.livetls import LiveTls
 from estiba.v1 import certificates_pb2_grpc, control_pb2_grpc, dispatcher_pb2_grpc
 
@@ -31,13 +32,14 @@ async def serve(
     dispatcher: DispatcherServicer,
     peer: PeerServicer,
     on_denied: Callable[[], None],
+    clock: Clock,
 ) -> AsyncIterator[int]:
     """Serve for the length of the block; yield the port.
 
     Raises:
         RuntimeError: the address cannot be listened on.
     """
-    server = aio.server(interceptors=[Guard(on_denied)], options=SERVER_OPTIONS)
+    server = aio.server(interceptors=[Guard(on_denied, clock)], options=SERVER_OPTIONS)
     control_pb2_grpc.add_ControlServicer_to_server(control, server)
     certificates_pb2_grpc.add_CertificatesServicer_to_server(certificates, server)
     dispatcher_pb2_grpc.add_DispatcherServicer_to_server(dispatcher, server)

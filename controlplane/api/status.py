@@ -8,6 +8,7 @@ import grpc
 
 from controlplane.errors import (
     AlreadyExistsError,
+    CertificateEndedError,
     CompactedError,
     ConflictError,
     DeniedError,
@@ -31,6 +32,7 @@ CODES: dict[type[EstibaError], grpc.StatusCode] = {
     PreconditionError: grpc.StatusCode.FAILED_PRECONDITION,
     CompactedError: grpc.StatusCode.OUT_OF_RANGE,
     DeniedError: grpc.StatusCode.PERMISSION_DENIED,
+    CertificateEndedError: grpc.StatusCode.UNAUTHENTICATED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
     UnreachableError: grpc.StatusCode.UNAVAILABLE,
     NoAuthorityError: grpc.StatusCode.UNAVAILABLE,

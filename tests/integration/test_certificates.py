@@ -6,7 +6,7 @@ import re
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -164,6 +164,42 @@ async def test_a_node_that_was_removed_gets_no_new_certificate_and_no_session(
     assert no.value.details() == "node goner was removed from the cluster"
     assert await plane.metric("estiba_denied_calls_total") == before + 2
     assert "Renew to ipv4:127.0.0.1" in plane.members[0].log
+
+
+async def test_a_session_ends_with_the_certificate_that_it_began_with(
+    plane: ControlPlane,
+) -> None:
+    before = await denied_so_far(plane)
+    identity = Identity(Role.NODE, "short-lived", "short-lived")
+    # Less than a node may be silent.
+    ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=4)
+    tls = plane.certificates.made(
+        "short-lived",
+        Holder(identity.role, identity.name, identity.hostname),
+        at=ends + issuing.BEFORE - issuing.LIFE,
+    )
+    async with channel_of(plane.members[0].address, tls) as channel:
+        call = RemoteSessions(channel).stub.Session()
+        await call.write(dispatch.AgentMessage(hello=dispatch.Hello()))
+        assert isinstance(await call.read(), dispatch.MemberMessage)
+        # What is not read holds the status back.
+        with suppress(aio.AioRpcError):
+            while await call.read():
+                pass
+        # It is no PERMISSION_DENIED, on which an agent stops its containers.
+        assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert "the certificate of node:short-lived ended on" in (await call.details() or "")
+
+        # Nor is anything else answered on the connection that has outlived it.
+        stub: CertificatesAsyncStub = certificates_pb2_grpc.CertificatesStub(channel)
+        with pytest.raises(aio.AioRpcError, match="UNAUTHENTICATED"):
+            await stub.Renew(request_of(identity)[1])
+    assert await plane.metric("estiba_denied_calls_total") == before + 2
+
+
+async def denied_so_far(plane: ControlPlane) -> float:
+    async with plane.control():
+        return await plane.metric("estiba_denied_calls_total")
 
 
 async def once_in_session(channel: aio.Channel) -> None:

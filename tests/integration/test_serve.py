@@ -1,7 +1,9 @@
 """Metrics and health over mutual TLS, asked by real clients with real certificates."""
 
 import asyncio
+import datetime
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,11 +11,14 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+from controlplane.authority import issuing
+from controlplane.authority.issuing import Holder
 from estiba.kit.lag import LagMonitor
 from estiba.kit.serve import Route, health_route, metrics_route, registry_for, serve
 from estiba.kit.tls import AGENT_SERVER_NAME, MEMBER_SERVER_NAME, Role, TlsFiles
 from tests.support.certificates import Certificates, issue
 from tests.support.promtool import complaints_about
+from tests.support.waiting import stretched
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +75,30 @@ async def test_metrics_are_served_to_those_who_may_read_them(
     assert "\nestiba_things_total 1.0\n" in text
     assert '\nestiba_build_info{program="estibad",python="3.' in text
     assert "\nprocess_cpu_seconds_total " in text
+
+
+async def test_a_connection_that_outlives_its_certificate_is_closed(
+    address: str, certificates: Certificates
+) -> None:
+    ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=stretched(3))
+    holder = Holder(Role.METRICS, "short-lived")
+    tls = certificates.made("short-lived", holder, at=ends + issuing.BEFORE - issuing.LIFE)
+    connector = aiohttp.TCPConnector(ssl=tls.client_context(), limit=1)
+    async with aiohttp.ClientSession(connector=connector) as session:
+
+        async def get() -> tuple[int, str, str]:
+            wanted = session.get(f"https://{address}/metrics", server_hostname=MEMBER_SERVER_NAME)
+            async with wanted as answer:
+                return answer.status, await answer.text(), answer.headers.get("Connection", "")
+
+        status, _, connection = await get()
+        assert (status, connection) == (200, "")
+        while (await get())[0] == 200:
+            assert time.time() < ends.timestamp() + 2
+            await asyncio.sleep(0.1)
+        # On a connection of its own it is not let in at all.
+        with pytest.raises((aiohttp.ClientError, ssl.SSLError)):
+            await get()
 
 
 async def test_a_node_may_not_read_metrics_and_is_told_who_may(

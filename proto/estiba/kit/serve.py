@@ -205,11 +205,16 @@ def _guarded(route: Route, on_denied: Callable[[str, str], None]) -> Handler:
         except ValueError as unknown:
             fault = str(unknown)
         else:
-            if caller.role in route.readers:
+            # A connection may last longer, and one that was resumed was not verified again.
+            fault = caller.ended(time.time())
+            if not fault and caller.role in route.readers:
                 return await route.handler(request)
-            fault = f"{caller} may not read {route.path}; it is for: {readers}"
+            fault = fault or f"{caller} may not read {route.path}; it is for: {readers}"
         on_denied(request.remote or "an unknown address", fault)
-        return web.Response(status=403, text=f"{fault}\n")
+        refusal = web.Response(status=403, text=f"{fault}\n")
+        # Whoever has a better certificate by now shows it on the next connection.
+        refusal.force_close()
+        return refusal
 
     return answer
 

@@ -5,6 +5,8 @@ name. A role never works as another: the members' server name stands only in mem
 certificates, so a node cannot pass for the control plane.
 """
 
+import datetime
+import math
 import os
 import ssl
 from dataclasses import dataclass, field
@@ -40,6 +42,17 @@ class Identity:
     name: str
     hostname: str = field(default="", compare=False)
     """Of a node; "" if its certificate binds none."""
+    ends_at_s: float = field(default=math.inf, compare=False)
+    """When the certificate ends, in seconds since the epoch: TLS looks at that only once."""
+
+    def ended(self, now_s: float) -> str:
+        """Return that the certificate has ended, in a sentence; "" if it has not."""
+        if now_s < self.ends_at_s:
+            return ""
+        at = datetime.datetime.fromtimestamp(self.ends_at_s, datetime.UTC)
+        return (
+            f"the certificate of {self} ended on {at:%Y-%m-%d %H:%M:%S} UTC: connect with a new one"
+        )
 
     def __str__(self) -> str:
         return f"{self.role.value.removeprefix('estiba:')}:{self.name}"
@@ -175,7 +188,8 @@ def identity_of(certificate_pem: bytes) -> Identity:
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 
-    subject = x509.load_pem_x509_certificate(certificate_pem).subject
+    certificate = x509.load_pem_x509_certificate(certificate_pem)
+    subject = certificate.subject
     names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     roles = subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     hostnames = subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
@@ -185,4 +199,5 @@ def identity_of(certificate_pem: bytes) -> Identity:
             " and at most one OU"
         )
     hostname = str(hostnames[0].value) if hostnames else ""
-    return Identity(Role(str(roles[0].value)), str(names[0].value), hostname)
+    ends_at_s = certificate.not_valid_after_utc.timestamp()
+    return Identity(Role(str(roles[0].value)), str(names[0].value), hostname, ends_at_s)
