@@ -72,7 +72,8 @@ def apart(image: Image) -> int:
                 Machine("agent-1", f"{NETWORK}.11", image),
                 Machine("agent-2", f"{NETWORK}.12", image),
             ),
-            str(newer),
+            wheels,
+            next(newer.glob("estiba-*.whl")),
             began,
         )
         story.tell()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 import time
 import urllib.parse
@@ -9,21 +10,24 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.support.waiting import eventually
 from tests.vm.cluster.hypervisor import power_off
-from tests.vm.cluster.machines import Cluster, Machine
+from tests.vm.cluster.machines import Cluster, Machine, MachineError
 from tests.vm.cluster.vagrant import Vagrant
 
 # Software emulation: ten times what real machines need, and more.
 SOON_S = 240.0
 EVERY_S = 2.0
+DOWN_AFTER_S = 30
 # The secret of a token follows digest and id.
 SECRET = re.compile(r"estiba-1-[a-z2-7]{52}-[a-z2-7]{8}-([a-z2-7]{26})")
 LIMITS = {"memory.max": "67108864", "cpu.max": "50000 100000", "pids.max": "50"}
 IMAGE = "registry.estiba:5000/hello"
-FORKING = "i=0; while [ $i -lt 40 ]; do sleep 1000 & i=$((i+1)); done; while :; do :; done"
+# The inner shell ends where it may have no further process; the outer one is busy for ever.
+FORKING = "(i=0; while [ $i -lt 40 ]; do sleep 1000 & i=$((i+1)); done); while :; do :; done"
 
 
 @dataclass(slots=True)
@@ -31,7 +35,9 @@ class Story:
     vagrant: Vagrant
     control_plane: Machine
     agents: tuple[Machine, Machine]
-    newer_wheels: str
+    wheels: Path
+    """What the machines install from."""
+    newer_wheel: Path
     began: float = field(default_factory=time.monotonic)
     told: list[str] = field(default_factory=list)
 
@@ -49,6 +55,7 @@ class Story:
             self.vagrant.run("validate")
         with self.step("`vagrant up` ends with a cluster, a service and Prometheus"):
             self.vagrant.run("up")
+            self.have_patience()
         with self.step("both agents joined by a token of their own, and no secret was printed"):
             self.joined_by_token()
         with self.step("provisioning again changes nothing"):
@@ -89,6 +96,13 @@ class Story:
         say(f"   {line}")
 
     # ------------------------------------------------------------------ the steps
+
+    def have_patience(self) -> None:
+        """Let nodes be silent for as long as emulated machines take to start an agent."""
+        self.control_plane.run(
+            f"sed -i '1i down_after_s = {DOWN_AFTER_S}' /etc/estiba/estibad.toml"
+            " && systemctl restart estibad"
+        )
 
     def joined_by_token(self) -> None:
         names = {agent.name for agent in self.agents}
@@ -157,30 +171,23 @@ class Story:
         return any(run.get("oom_killed") for run in runs) and "Memory cgroup out of memory" in said
 
     def is_held_back(self) -> bool:
-        for task in self.tasks("busy"):
-            if task.get("status", {}).get("state") != "TASK_STATE_RUNNING":
-                continue
-            files = self.files_of(task)
-            throttled = int(dict(map(str.split, files["cpu.stat"].splitlines()))["nr_throttled"])
-            refused = int(dict(map(str.split, files["pids.events"].splitlines()))["max"])
-            return throttled > 0 and refused > 0
+        tasks = [task["metadata"]["id"] for task in self.tasks("busy")]
+        for agent in self.agents:
+            for name, container in agent.look()["containers"].items():
+                if name.rpartition("-r")[0] in tasks:
+                    files = {file: numbers(text) for file, text in container["files"].items()}
+                    throttled = files["cpu.stat"].get("nr_throttled", 0)
+                    return throttled > 0 and files["pids.events"].get("max", 0) > 0
         return False
-
-    def files_of(self, task: dict[str, Any]) -> dict[str, str]:
-        for name, container in self.agent_of(task).look()["containers"].items():
-            if name.startswith(task["metadata"]["id"]):
-                files: dict[str, str] = container["files"]
-                return files
-        raise AssertionError(f"no container of {task['metadata']['id']}")
 
     def upgraded(self, agent: Machine) -> None:
         before, version = self.processes(agent), agent.run("readlink /opt/estiba/current")
         launched = agent.run("systemctl show -p MainPID --value estiba-agent")
-        self.vagrant.run("rsync", agent.name, ESTIBA_WHEELS=self.newer_wheels)
-        self.vagrant.run(
-            *("provision", agent.name, "--provision-with", "install"),
-            ESTIBA_WHEELS=self.newer_wheels,
-        )
+        for old in self.wheels.glob("estiba-*.whl"):
+            old.unlink()
+        shutil.copy(self.newer_wheel, self.wheels)
+        self.vagrant.run("rsync", agent.name)
+        self.vagrant.run("provision", agent.name, "--provision-with", "install")
         assert agent.run("readlink /opt/estiba/current") != version
         assert agent.run("systemctl show -p MainPID --value estiba-agent") != launched
         self.wait(lambda: agent.name in self.cluster.ready(), f"{agent.name} is ready")
@@ -276,7 +283,26 @@ class Story:
         self.wait(lambda: machine.boot_id() not in {"", before}, f"{machine.name} is up again")
 
     def wait(self, look: Callable[[], Any], what: str) -> None:
-        eventually(look, within_s=SOON_S, what=what, every_s=EVERY_S)
+        """Look until it is so; while machines and programs start, they may not answer."""
+        faults: list[MachineError] = []
+
+        def seen() -> Any:
+            try:
+                return look()
+            except MachineError as fault:
+                faults.append(fault)
+                return None
+
+        try:
+            eventually(seen, within_s=SOON_S, what=what, every_s=EVERY_S)
+        except AssertionError as late:
+            raise AssertionError(f"{late}, {faults[-1:]}") from late
+
+
+def numbers(text: str) -> dict[str, int]:
+    """Read a file of a cgroup that has a name and a number on each line."""
+    words = (line.split() for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in words if len(pair) == 2 and pair[1].isdigit()}
 
 
 def say(line: str) -> None:
