@@ -4,9 +4,16 @@ import os
 import re
 import signal
 
+import hypothesis
 import pytest
 
 from tests.support.cgroups import VERSION
+
+# How long an example takes says more of the machine than of what is tested.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
