@@ -1,4 +1,4 @@
-"""Ask a control plane what time it is; say in one sentence when it is not our time, or no answer comes.
+"""Ask a control plane what time it is; say when it is not our time, or when no answer comes.
 
 clock.py HOST[:PORT]
 
