@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from controlplane import config as configuration
 from controlplane.authority.files import open_authority
 from controlplane.cli.setup import control_plane
 from controlplane.cli.setup.machine import Machine
 from controlplane.cli.setup.places import Places
 from estiba.kit import pem
+from estiba.kit.tls import identity_of
 from tests.support.site import ADDRESS, BIN, Host, Site, answers, digest_in, site
 from tests.support.waiting import eventually
 
@@ -76,8 +78,7 @@ def test_keys_are_for_their_owners_alone_and_authorities_for_everybody(here: Sit
     }
     for name, file in found.items():
         assert file.mode == (0o600 if b"PRIVATE KEY" in file.content else 0o644), name
-    for folder in (host.places.etcd_pki, host.places.etcd_data):
-        assert folder.stat().st_mode & 0o777 == 0o700
+    assert host.places.etcd_data.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_second_time_changes_nothing_and_says_how_others_join(here: Site) -> None:
@@ -205,6 +206,45 @@ def test_what_was_killed_at_any_step_is_finished_by_the_next(tmp_path: Path) -> 
             assert is_half or path.read_bytes() == content
         assert control_plane.renew(machine, NOW, force=False) == []
     assert after >= 12
+
+
+def test_another_address_after_one_that_was_cut_off_is_the_one_that_counts(tmp_path: Path) -> None:
+    places = Places(tmp_path)
+    assert interrupted(tmp_path, 12)
+    assert places.estibad_toml.exists()
+    control_plane.initialise(
+        Machine(places, None), address="192.0.2.77", name="other", member_id="cp-2", now=NOW
+    )
+    config = configuration.load(places.estibad_toml)
+    assert (config.advertise, config.cluster_name) == ("192.0.2.77:7443", "other")
+    assert config.member_id == identity_of(places.member.cert.read_bytes()).name == "cp-2"
+
+
+def test_root_writes_into_no_folder_that_is_anothers(tmp_path: Path) -> None:
+    initialise(tmp_path)
+    machine = Machine(Places(tmp_path), None)
+    # As it was made before: whoever had it could lay links where root writes.
+    machine.places.etcd_pki.chmod(0o700)
+    os.chown(machine.places.etcd_pki, 65534, 65534)
+
+    control_plane.renew(machine, NOW, force=False)
+
+    for each in (
+        *control_plane.held_of_store(machine.places),
+        *control_plane.held_of_cluster(machine.places, ""),
+    ):
+        folder = each.path.parent.stat()
+        assert (folder.st_uid, folder.st_mode & 0o777) == (os.geteuid(), 0o755)
+
+
+def test_a_link_in_place_of_a_certificate_is_not_followed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.touch(mode=0o600)
+    link = tmp_path / "etcd.pem"
+    link.symlink_to(secret)
+    with pytest.raises(OSError, match="symbolic links"):
+        control_plane.give(link, (65534, 65534))
+    assert secret.stat().st_uid == os.geteuid()
 
 
 @pytest.mark.parametrize("name", ["pki/etcd-client.pem", "etcd-pki/etcd.pem"])

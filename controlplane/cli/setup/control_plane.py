@@ -100,9 +100,9 @@ def initialise(
         _make_folders(machine)
         authorities = _make_authorities(machine, name, now)
         _ensure(machine, authorities, member_id, now)
-        if not places.estibad_toml.exists():
-            text = texts.estibad_toml(_estibad(places, address, name, member_id))
-            pem.replace_file(places.estibad_toml, text.encode(), mode=0o644)
+        # Whatever is there is of a try that was killed, perhaps with another address.
+        text = texts.estibad_toml(_estibad(places, address, name, member_id))
+        pem.replace_file(places.estibad_toml, text.encode(), mode=0o644)
         servers = [f"{address}:{API_PORT}"]
         told = texts.cluster_json(name=name, servers=servers, tls=places.admin)
         pem.replace_file(places.cluster_json, told.encode(), mode=0o644)
@@ -127,8 +127,7 @@ def _make_folders(machine: Machine) -> None:
     places = machine.places
     for folder in (places.etc, places.prometheus, places.state, places.pki):
         make_folder(folder, mode=0o755)
-    for folder in (places.etcd_pki, places.etcd_data):
-        make_folder(folder, mode=0o700, owner=machine.owner(ETCD_USER))
+    make_folder(places.etcd_data, mode=0o700, owner=machine.owner(ETCD_USER))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,23 +157,32 @@ def _ensure(
     cluster, store, places = authorities.cluster, authorities.store, machine.places
     held = [(cluster, each) for each in held_of_cluster(places, member_id)]
     held += [(store, each) for each in held_of_store(places)]
+    # Root writes into it, so nobody else may: a link put there at the right moment would have
+    # root give away another file.
+    make_folder(places.etcd_pki, mode=0o755, owner=(os.geteuid(), os.getegid()))
     renewed = []
     for authority, each in held:
         owner = machine.owner(each.user)
         if files.ensure_holder(each.path, authority, each.holder, now, owner=owner, force=force):
             renewed.append(each.name)
-        _give(each.path, owner)
+        give(each.path, owner)
     for path in _copies(places):
         if not path.exists() or path.read_bytes() != cluster.pem:
             pem.replace_file(path, cluster.pem, mode=0o644)
     return renewed
 
 
-def _give(path: Path, owner: Owner) -> None:
+def give(path: Path, owner: Owner) -> None:
     """Have a file be its user's who may have been made, as Prometheus', after the file was."""
-    found = path.stat()
-    if owner is not None and (found.st_uid, found.st_gid) != owner:
-        os.chown(path, *owner)
+    if owner is None:
+        return
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        found = os.fstat(file)
+        if (found.st_uid, found.st_gid) != owner:
+            os.fchown(file, *owner)
+    finally:
+        os.close(file)
 
 
 def _estibad(places: Places, address: str, name: str, member_id: str) -> texts.Estibad:
