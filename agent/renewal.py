@@ -76,8 +76,9 @@ class Renewal:
             )
             return
         while True:
-            delay_s = wait_s(self._tls.life, self._clock.now(), spread=self._spread)
+            delay_s = self._wait_s()
             if delay_s:
+                self._backoff.reset()
                 await self._clock.sleep(delay_s)
                 continue
             try:
@@ -86,7 +87,15 @@ class Renewal:
                 log.warning("the certificate is not renewed yet: %s", fault)
                 await self._clock.sleep(self._backoff.next_s())
             else:
-                self._backoff.reset()
+                if not self._wait_s():
+                    log.warning(
+                        "the new certificate is past half of its life already: this machine's"
+                        " clock and the cluster's differ, set them right"
+                    )
+                    await self._clock.sleep(self._backoff.next_s())
+
+    def _wait_s(self) -> float:
+        return wait_s(self._tls.life, self._clock.now(), spread=self._spread)
 
     async def _renew(self) -> None:
         """Have a new certificate from the first member that issues one.
@@ -129,6 +138,8 @@ class Renewal:
         """
         check_holder(self._config, certificate_pem)
         text = certificate_pem + key
+        if pem.life_of(text).ends_s < self._tls.life.ends_s:
+            raise ValueError("it issued a certificate that ends before ours: is its clock right?")
         pems = Pems(ca=self._tls.pems.ca, cert=text, key=text)
         if not tlsfaults.is_signed(pems):
             raise ValueError("it issued a certificate of another authority")

@@ -1,5 +1,7 @@
 """When a node renews its certificate, and whose certificate it shows."""
 
+import datetime
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import Config
+from agent.connecting import Connector
 from agent.identity import check_holder, live_tls
-from agent.renewal import LOOK_S, wait_s
+from agent.renewal import LOOK_S, Renewal, wait_s
+from controlplane.authority import issuing
+from controlplane.authority.issuing import Holder
+from controlplane.authority.requests import read_request
+from estiba.kit import pem
 from estiba.kit.pem import Life
-from estiba.kit.tls import TlsFiles
+from estiba.kit.tls import Role, TlsFiles
+from estiba.v1 import certificates_pb2 as pb
 from tests.support.agent_node import Node
 from tests.support.certificates import Certificates, issue
 
@@ -51,6 +59,67 @@ def test_who_waits_as_long_as_it_is_told_to_renews_in_time(length_s: float, spre
     while delay_s := wait_s(life, now_s, spread=spread):
         now_s += max(delay_s, length_s / 1000)
     assert now_s < 0.52 * length_s + LOOK_S
+
+
+class EnoughError(Exception):
+    """The test has seen enough."""
+
+
+class Counting(Renewal):
+    """Asks an authority whose clock is another, and a clock that does not go on while it sleeps."""
+
+    def __init__(self, config: Config, certificates: Certificates, *, its_clock: float) -> None:
+        self.asked: list[float] = []
+        self.slept: list[float] = []
+        self._authority = certificates.authority
+        self._at = datetime.datetime.fromtimestamp(time.time() + its_clock, datetime.UTC)
+        tls = live_tls(config)
+        super().__init__(
+            config,
+            tls,
+            members=lambda: ["m:1"],
+            connector=Connector(tls, self),
+            clock=self,
+            random=lambda: 0.5,
+        )
+
+    def now(self) -> float:
+        return time.time() + 50 * DAY_S
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    async def sleep(self, delay_s: float) -> None:
+        self.slept.append(delay_s)
+        if len(self.slept) == 5:
+            raise EnoughError
+
+    async def _ask(self, address: str, request: pb.RenewRequest) -> pb.RenewResponse:
+        del address
+        self.asked.append(self.now())
+        assert len(self.asked) < 20, "it asks again and again"
+        asked = read_request(request.request_pem)
+        holder = Holder(Role.NODE, "node-1", "n1")
+        certificate = issuing.issue(self._authority, holder, asked.public_key, self._at)
+        return pb.RenewResponse(certificate_pem=certificate)
+
+
+@pytest.mark.parametrize("its_clock", [10.0, -80 * DAY_S])
+async def test_who_gets_a_certificate_that_is_old_already_asks_less_and_less(
+    config: Config, certificates: Certificates, tmp_path: Path, its_clock: float
+) -> None:
+    file = tmp_path / "node.pem"
+    file.write_bytes(config.tls.cert.read_bytes())
+    own = replace(config, tls=TlsFiles(config.tls.ca, file, file))
+    before = pem.life_of(file.read_bytes())
+    renewal = Counting(own, certificates, its_clock=its_clock)
+    with pytest.raises(EnoughError):
+        await renewal.run()
+    assert len(renewal.asked) == 5
+    assert renewal.slept[0] > 0
+    assert renewal.slept[-1] > 3 * renewal.slept[0]
+    # One that ends before ours is not taken.
+    assert (pem.life_of(file.read_bytes()).ends_s > before.ends_s) == (its_clock > 0)
 
 
 def test_a_nodes_own_certificate_is_shown(config: Config, certificates: Certificates) -> None:
