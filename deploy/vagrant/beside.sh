@@ -19,11 +19,18 @@ die() {
 # adjust UNIT: read what its start should be from standard input; start it, if need be again.
 adjust() {
   mkdir -p "/etc/systemd/system/$1.d"
-  {
-    printf '[Unit]\nWants=network-online.target\nAfter=network-online.target\nStartLimitIntervalSec=0\n\n'
-    printf '[Service]\nRestart=always\nRestartSec=1s\nExecStart=\n'
-    cat
-  } >"/etc/systemd/system/$1.d/estiba.conf"
+  cat >"/etc/systemd/system/$1.d/estiba.conf" <<END
+[Unit]
+Wants=network-online.target
+After=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+Restart=always
+RestartSec=1s
+ExecStart=
+$(cat)
+END
   systemctl daemon-reload
   systemctl --quiet enable "$1"
   systemctl restart "$1"
@@ -32,7 +39,8 @@ adjust() {
 install_packages docker-registry prometheus busybox-static
 
 echo 'A registry, by the name registry.estiba:5000'
-"$python" "$root/deploy/vagrant/certificate.py" "$address" docker-registry /etc/docker/registry/estiba.pem
+"$python" "$root/deploy/vagrant/certificate.py" \
+  "$address" docker-registry /etc/docker/registry/estiba.pem
 cat >/etc/docker/registry/estiba.yml <<END
 version: 0.1
 log:

@@ -1,5 +1,5 @@
-# What takes two machines of the cluster, whatever runs them: a token that the control plane makes and
-# an agent joins by, the first service, a node that is gone for good. For the Vagrantfile.
+# What takes two machines of the cluster, whatever runs them: a token that the control plane makes
+# and an agent joins by, the first service, a node that is gone for good. For the Vagrantfile.
 require "tempfile"
 
 module EstibaCluster

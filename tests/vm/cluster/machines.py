@@ -1,6 +1,7 @@
 """The machines of the cluster as root sees them over ssh, and the cluster as `estiba` tells it."""
 
 import json
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ class Machine:
     @property
     def domain(self) -> str:
         """What libvirt calls it: Vagrant puts the name of the Vagrantfile's folder before."""
-        return f"{Path(__file__).parents[3].name}_{self.name}"
+        folder = re.sub(r"[^-a-zA-Z0-9_.]", "", Path(__file__).parents[3].name)
+        return f"{folder}_{self.name}"
 
     def run(self, command: str, *, stdin: str = "", check: bool = True) -> str:
         """Run a shell command as root; return what it printed.
