@@ -218,6 +218,25 @@ def test_an_address_that_is_none_is_shown(machine: Host, cluster: Host, address:
     )
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 64])
+def test_a_host_name_that_is_none_is_shown(machine: Host, cluster: Host, host: str) -> None:
+    said = refused(machine, cluster.token(), host)
+    assert said == f"no machine is called {host!r}: that is no host name"
+
+
+def test_while_one_command_changes_a_machine_no_other_does_however_often_it_is_typed(
+    tmp_path: Path,
+) -> None:
+    machine = Machine(Places(tmp_path), None)
+    with machine.alone():
+        for _ in range(3):
+            with pytest.raises(CliError, match="another command of Estiba"), machine.alone():
+                pass
+    assert not machine.places.state.exists()
+    with machine.alone():
+        pass
+
+
 def test_a_token_that_is_none_is_not_repeated(machine: Host, cluster: Host) -> None:
     token = cluster.token()
     assert token.rpartition("-")[2] not in refused(machine, token[:-1])

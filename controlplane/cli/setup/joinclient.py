@@ -160,6 +160,8 @@ def _connect(address: Address, context: ssl.SSLContext) -> ssl.SSLSocket:
         link = socket.create_connection((address.host, address.port), timeout=CONNECT_WITHIN_S)
     except OSError as fault:
         raise CliError(_unreachable(address, fault)) from fault
+    except UnicodeError as fault:
+        raise CliError(f"no machine is called {address.host!r}: that is no host name") from fault
     try:
         link.settimeout(ANSWER_WITHIN_S)
         return context.wrap_socket(link, server_hostname=MEMBER_SERVER_NAME)

@@ -111,23 +111,37 @@ class Machine:
         Raises:
             CliError: somebody does, or the disk refuses.
         """
-        folder = self.places.state
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # The folder itself is locked, so that no file of ours remains.
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            locked = _lock(self.places.state)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield
             finally:
-                os.close(descriptor)
                 with suppress(OSError):
-                    # Only if it is empty.
-                    folder.rmdir()
-        except BlockingIOError:
-            raise CliError("another command of Estiba changes this machine: wait for it") from None
+                    # Only if it is empty; before it is unlocked, so that nobody else has it.
+                    self.places.state.rmdir()
+                os.close(locked)
         except OSError as fault:
             raise CliError(_sentence(fault)) from fault
+
+
+def _lock(folder: Path) -> int:
+    """Return an open folder that nobody else has locked: itself, so that no file of ours remains.
+
+    Raises:
+        CliError: somebody has.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(opened)
+            raise CliError("another command of Estiba changes this machine: wait for it") from None
+        # Whoever had it may have removed it in the last moment, and others would lock a new one.
+        if os.fstat(opened).st_nlink:
+            return opened
+        os.close(opened)
 
 
 def _sentence(fault: OSError) -> str:
