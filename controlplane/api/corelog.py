@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from urllib.parse import unquote
 
 from estiba.kit.handshakes import Refused, describe
+from estiba.kit.text import plain
 
 _HEADER = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ (\S+?):\d+\] ")
 # Where the trace comes from. The third says that a handshake failed, but not whose.
@@ -29,6 +30,9 @@ _REFUSED = re.compile(
 )
 # More of one record than there ever is.
 _MOST = 16_384
+# The one thing that the core repeats of what a stranger says, line ends and all: whom it asks for.
+_REPEATED = "] No match found for server name: "
+_MOST_REPEATED_BYTES = 255
 
 
 class TraceReader:
@@ -38,22 +42,32 @@ class TraceReader:
         self.on_refused: Refused = lambda peer, reason: None
         self._tracing = False
         self._record = ""
+        self._is_doubtful = False
+        """A stranger may have written the record: whose it says it is may be another."""
+        self._repeated_bytes = 0
+        """How many of the next bytes a stranger may have written."""
 
     def feed(self, line: str) -> bool:
         """Take a line, its end included; return whether it is to be seen by others."""
         header = _HEADER.match(line)
+        is_strangers = self._repeated_bytes > 0
+        self._repeated_bytes -= len(line.encode(errors="surrogateescape"))
+        if header is not None and _REPEATED in line:
+            self._repeated_bytes = _MOST_REPEATED_BYTES
         if header is not None:
             self._tracing = header[1].rpartition("/")[2] in _TRACING
             self._record = ""
+            self._is_doubtful = is_strangers
         if not self._tracing:
-            return True
+            return not is_strangers
         if len(self._record) < _MOST:
             self._record += line
             refused = _REFUSED.search(self._record)
             if refused is not None:
                 self._record = ""
-                reason = describe(refused["reason"], refused["detail"] or "")
-                self.on_refused(unquote(refused["peer"]), reason)
+                reason = plain(describe(refused["reason"], refused["detail"] or ""), most=200)
+                peer = plain(unquote(refused["peer"]), most=100)
+                self.on_refused("an unknown address" if self._is_doubtful else peer, reason)
         return False
 
 
@@ -85,9 +99,9 @@ def hearing() -> Iterator[TraceReader]:
 
 
 def _read(reading: int, seen: int, reader: TraceReader) -> None:
-    with os.fdopen(reading, "r", errors="backslashreplace") as lines:
+    with os.fdopen(reading, "r", errors="surrogateescape") as lines:
         for line in lines:
             if reader.feed(line):
                 # Where nobody reads it any more, it is lost; the trace must be read on.
                 with suppress(OSError):
-                    os.write(seen, line.encode(errors="replace"))
+                    os.write(seen, line.encode(errors="surrogateescape"))

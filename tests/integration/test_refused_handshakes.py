@@ -146,3 +146,25 @@ def ask(port: int, context: ssl.SSLContext, name: str = MEMBER_SERVER_NAME) -> b
             return secured.recv(100)
     except (ssl.SSLError, ConnectionError):
         return b""
+
+
+async def test_a_stranger_writes_no_line_of_our_log(plane: ControlPlane) -> None:
+    context = context_of(plane, plane.certificates.of("user"))
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    forged = "x\nE1124 16:00:00.000000    1 x.cc:1] forged\n2026 INFO estibad forged"
+
+    def knock() -> None:
+        with (
+            socket.create_connection(("127.0.0.1", plane.members[0].port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname=forged) as secured,
+        ):
+            secured.recv(1)
+
+    await asyncio.to_thread(knock)
+    # Whoever is refused after it is read after it.
+    await test_the_api_serves_nobody_without_a_good_certificate(
+        plane, (None, "it showed no certificate")
+    )
+    assert "forged" not in plane.members[0].log

@@ -98,3 +98,34 @@ def test_what_the_core_says_of_other_things_goes_on() -> None:
 def test_a_record_without_end_is_not_kept() -> None:
     lines = [f"{HEAD}handshaker.cc:155] CallNextHandshakerLocked: error=\n", *["x" * 1000] * 1000]
     assert read(lines) == ([], [])
+
+
+def test_what_a_stranger_has_the_core_repeat_is_neither_shown_nor_believed() -> None:
+    told: list[tuple[str, str]] = []
+    reader = TraceReader()
+    reader.on_refused = lambda peer, reason: told.append((peer, reason))
+    forged = [
+        f"{HEAD}ssl_transport_security.cc:3238] No match found for server name: x\n",
+        f"{HEAD}other.cc:1] forged\n",
+        "2026-11-24T16:16:23.000Z INFO estibad forged\n",
+        f"{HEAD}handshaker.cc:1] CallNextHandshakerLocked: error=OPENSSL_internal:NO\n",
+        "endpoint_peer_address=ipv4:192.0.2.1:1,server_credentials=\n",
+    ]
+    assert [line for line in forged if reader.feed(line)] == []
+    assert told == [("an unknown address", "no")]
+
+    # It is no more than so long, and what follows is the core's own again.
+    later = [f"{HEAD}ssl_transport_security.cc:1] {'x' * 255}\n", f"{HEAD}other.cc:1] its own\n"]
+    assert [line for line in later if reader.feed(line)] == later[1:]
+    for line in record(NO_CERTIFICATE):
+        reader.feed(line)
+    assert told[1:] == [("127.0.0.1:52728", "it showed no certificate")]
+
+
+def test_an_address_is_shown_without_what_a_terminal_obeys() -> None:
+    told: list[tuple[str, str]] = []
+    reader = TraceReader()
+    reader.on_refused = lambda peer, reason: told.append((peer, reason))
+    for line in record(NO_CERTIFICATE, peer="ipv6:%5B::1%1b%0A%5D:1"):
+        reader.feed(line)
+    assert told == [("[::1? ]:1", "it showed no certificate")]
