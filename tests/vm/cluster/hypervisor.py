@@ -69,7 +69,7 @@ Vagrant.configure("2") do |config|
     libvirt.disk_driver cache: "unsafe"
     libvirt.kernel = "{kernel}"
     libvirt.initrd = "{initrd}"
-    libvirt.cmd_line = "root=/dev/vda rw console=ttyS0 quiet mitigations=off"
+    libvirt.cmd_line = "root=/dev/vda rw console=ttyS0 quiet mitigations=off norandmaps"
   end
 end
 """
