@@ -108,7 +108,9 @@ def fill_wheels() -> Path:
     """Return a folder with all requirements' names and wheels, kept from run to run."""
     wanted = requirements()
     folder = CACHE / f"wheels-{hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]}"
-    if not folder.exists():
+    if folder.exists():
+        os.utime(folder)
+    else:
         CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="wheels-", dir=CACHE) as work:
             fetched = Path(work) / "fetched"

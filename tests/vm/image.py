@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ from pathlib import Path
 
 CACHE = Path(os.environ.get("ESTIBA_VM_CACHE", "/var/cache/estiba-vm"))
 BUILD_WITHIN_S = 900.0
+KEEP_UNUSED_S = 7 * 24 * 3600.0
 
 # What makes a machine that boots, is reached by ssh and runs Python.
 BASE = (
@@ -107,7 +109,10 @@ def build(recipe: Recipe) -> Image:
     sources = apt_sources(recipe.suite)
     folder = CACHE / name_of(recipe, sources)
     with _locked(CACHE):
-        if not folder.exists():
+        _forget_unused(CACHE)
+        if folder.exists():
+            os.utime(folder)
+        else:
             with tempfile.TemporaryDirectory(prefix="building-", dir=CACHE) as work:
                 _build(recipe, sources, Path(work))
                 (Path(work) / "image").rename(folder)
@@ -248,6 +253,14 @@ def _index(repository: Path) -> None:
 
 def _quoted(command: str) -> str:
     return command.replace("'", "'\\''")
+
+
+def _forget_unused(cache: Path) -> None:
+    """Delete what nobody has asked for in a week, and what a killed builder left."""
+    for folder in cache.iterdir():
+        unused_s = time.time() - folder.stat().st_mtime
+        if folder.is_dir() and (unused_s > KEEP_UNUSED_S or folder.name.startswith("building-")):
+            shutil.rmtree(folder)
 
 
 @contextmanager

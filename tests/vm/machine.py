@@ -62,6 +62,7 @@ class Machine:
         cpus: int = 2,
         memory_mib: int = 2048,
         disks: Sequence[Path] = (),
+        boot_within_s: float = BOOT_WITHIN_S,
     ) -> "Machine":
         """Boot a machine from an image; return when it can be spoken to.
 
@@ -71,6 +72,7 @@ class Machine:
             cpus: how many processors it has.
             memory_mib: how much memory it has.
             disks: raw file systems it may read: /dev/vdb and on.
+            boot_within_s: how long it may take.
 
         Raises:
             MachineError: it does not come up.
@@ -78,7 +80,7 @@ class Machine:
         machine = cls(image, folder)
         try:
             machine._boot(cpus, memory_mib, disks)
-            machine.wait()
+            machine.wait(within_s=boot_within_s)
         except BaseException:
             machine.kill()
             raise
