@@ -1,4 +1,4 @@
-"""cgroup version 2, as far as this machine has it: here it may lack all controllers."""
+"""cgroup version 2: all of it, or without controllers, as a machine with version 1 has it."""
 
 import os
 import subprocess
@@ -83,6 +83,47 @@ def test_only_the_devices_of_a_container_can_be_opened(cgroups: Cgroups, tmp_pat
     assert subprocess.run(again, check=False, timeout=stretched(10)).returncode == 1
 
 
+@pytest.mark.cgroup(2)
+def test_limits_are_what_the_kernel_has(cgroups: Cgroups) -> None:
+    cgroups.create("c", Limits(nano_cpus=250_000_000, memory_bytes=64 << 20, pids=7))
+    folder = cgroups.entrances("c")[0].parent
+    names = ("cpu.max", "memory.max", "memory.swap.max", "pids.max")
+    assert [(folder / name).read_text().strip() for name in names] == [
+        "25000 100000",
+        str(64 << 20),
+        "0",
+        "7",
+    ]
+
+
+@pytest.mark.cgroup(2)
+def test_what_forks_without_end_is_killed_with_all_it_has_made(cgroups: Cgroups) -> None:
+    cgroups.create("c", Limits(pids=50))
+    bomb = "bomb() { bomb & bomb; }; bomb 2> /dev/null"
+    process = subprocess.Popen(entering(cgroups.entrances("c"), "sh", "-c", bomb))
+    eventually(lambda: cgroups.stats("c").pids > 30, within_s=5, what="there are many")
+    cgroups.kill_all("c")
+    process.wait(stretched(5))
+    eventually(lambda: cgroups.remove("c"), within_s=5, what="it can be removed")
+
+
+@pytest.mark.cgroup(2)
+def test_a_parent_with_processes_of_its_own_is_named(cgroups: Cgroups) -> None:
+    used = cgroups.entrances("")[0].parent.parent / "used"
+    used.mkdir()
+    process = subprocess.Popen(entering([used / "cgroup.procs"], "sleep", "100"))
+    try:
+        eventually((used / "cgroup.procs").read_text, within_s=5, what="it is in")
+        with pytest.raises(OSError, match="has processes of its own") as refused:
+            Cgroups(str(used.relative_to(UNIFIED)), root=UNIFIED).prepare()
+        assert refused.value.filename == str(used)
+    finally:
+        process.kill()
+        process.wait()
+        used.rmdir()
+
+
+@pytest.mark.cgroup(1)
 def test_a_limit_without_its_controller_is_refused_and_leaves_nothing(cgroups: Cgroups) -> None:
     missing = {"cpu", "memory", "pids"} - set((UNIFIED / "cgroup.controllers").read_text().split())
     for name in missing:

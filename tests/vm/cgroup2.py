@@ -41,7 +41,13 @@ mkdir /mnt/clone
 mount -o ro /dev/vdb /mnt/clone
 cp -a /mnt/clone/. ~/estiba
 """
+RUNS = {
+    # First, for it finds the machine as somebody has it who types it.
+    "quickstart": "python3 -m tests.vm.inside.quickstart",
+    "kernel": "tests/run.sh kernel",
+}
 PIP = f"PIP_NO_INDEX=1 PIP_FIND_LINKS={WHEELS} PIP_DISABLE_PIP_VERSION_CHECK=1"
+ENTER = f"cd {CLONE} && export ESTIBA_TEST_SLOWNESS={SLOWNESS} {PIP} &&"
 
 
 def main() -> int:
@@ -60,11 +66,10 @@ def main() -> int:
         with machine:
             with steps.step("clone"):
                 machine.run(FOUND)
-            for layer in ("kernel",):
-                with steps.step(layer):
-                    command = f"cd {CLONE} && ESTIBA_TEST_SLOWNESS={SLOWNESS} {PIP} ./tests/run.sh"
-                    code = machine.follow(f"{command} {layer}", timeout_s=WITHIN_S)
-                    steps.expect(layer, code)
+            for name, command in RUNS.items():
+                with steps.step(name):
+                    code = machine.follow(f"{ENTER} {command}", timeout_s=WITHIN_S)
+                    steps.expect(name, code)
     return steps.tell()
 
 
