@@ -185,7 +185,9 @@ class Machine:
         self._change(f"savevm {name}")
 
     def restore(self, name: str) -> None:
-        """Have it be again what `save` kept under a name. Its clock goes on from there."""
+        """Have it be again what `save` kept under a name. With the clock source hpet its time goes
+        on from there; by its time-stamp counter much time has passed.
+        """
         self._disconnect()
         self._change(f"loadvm {name}")
         self.wait()
