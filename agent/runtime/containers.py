@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from agent.kernel import namespaces, pidfd
+from agent.kernel.exits import Exits
 from agent.runtime import sandbox
 from agent.runtime.bundle import Bundle, read_bundle
 from agent.runtime.cgroups import Cgroups
@@ -66,6 +67,7 @@ class Containers:
         self.pump = PumpLink(loop, pump_path, found=self._found_by_pump, synced=self._give_up_lost)
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._open_files = open_files
+        self._exits: Exits | None = None
 
     def __iter__(self) -> Iterator[Container]:
         return iter(self._containers.values())
@@ -230,6 +232,8 @@ class Containers:
         if status is None:
             # It may have been reaped between the two looks.
             status = pidfd.exit_status(container.pidfd)
+        if status is None and self._exits is not None:
+            status = self._exits.status(container.pid)
         return status
 
     def _record_exit(self, container: Container, status: int | None) -> None:
@@ -337,6 +341,8 @@ class Containers:
             self._containers[container.id] = container
             if not this_boot:
                 container.pid = 0
+        self._listen_to([each.pid for each in self if each.pid and each.exit is None])
+        for container in list(self):
             if container.status in {CREATING, CREATED}:
                 # Its child ended with the socket to the launcher that made it.
                 self._fail(container, ContainerError("launcher", "it ended"))
@@ -348,6 +354,13 @@ class Containers:
             say(f"removing the cgroup of {name}, of which nothing is recorded")
             self.remove(name, lambda _: None)
         self._loop.after(_PUMP_PATIENCE_S, self._give_up_lost)
+
+    def _listen_to(self, pids: list[int]) -> None:
+        """Have the kernel tell how these end, if it does: they are not our children."""
+        if pids:
+            with suppress(OSError):
+                self._exits = Exits(pids)
+                self._loop.watch(self._exits.fileno(), self._exits.listen)
 
     def _watch_adopted(self, container: Container) -> None:
         if container.status == STARTING:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent.kernel import files, pidfd, pipes
-from tests.support.waiting import stretched
+from agent.kernel.exits import Exits
+from tests.support.waiting import eventually, stretched
 
 SOURCES = Path(__file__).parents[2]
 
@@ -188,6 +189,44 @@ def _end_of_what_was_reaped() -> int | None:
         return pidfd.exit_status(descriptor)
     finally:
         os.close(descriptor)
+
+
+def test_the_ends_of_the_processes_asked_for_are_announced_and_no_others() -> None:
+    children = [
+        subprocess.Popen(["/bin/sh", "-c", f"read x; exit {number}"], stdin=subprocess.PIPE)
+        for number in range(4)
+    ]
+    heard = Exits([child.pid for child in children[1:]])
+    try:
+        for child in children:
+            child.communicate(b"go\n")
+        assert [heard.status(child.pid) for child in children] == [None, 1 << 8, 2 << 8, 3 << 8]
+    finally:
+        heard.close()
+
+
+def test_of_several_threads_the_last_one_tells_how_their_process_ended() -> None:
+    code = (
+        "import ctypes, os, sys, threading\n"
+        "def last():\n"
+        "    sys.stdin.read(1)\n"
+        "    os._exit(7)\n"
+        "threading.Thread(target=last).start()\n"
+        "ctypes.CDLL(None).pthread_exit(0)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    heard = Exits([child.pid])
+    try:
+        first = Path(f"/proc/{child.pid}/stat")
+        eventually(
+            lambda: first.read_text().rpartition(")")[2].split()[0] == "Z",
+            within_s=10,
+            what="the first thread has ended",
+        )
+        child.communicate(b"x")
+        assert (child.returncode, heard.status(child.pid)) == (7, 7 << 8)
+    finally:
+        heard.close()
 
 
 def test_the_end_of_a_zombie_is_read_from_proc() -> None:

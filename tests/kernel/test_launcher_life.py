@@ -184,7 +184,6 @@ async def test_a_stopped_launcher_exits_with_0_and_takes_no_container_with_it(no
     assert (await info(node, "c")).pid == pid
 
 
-@pytest.mark.linux_since(6, 15)
 @pytest.mark.parametrize(
     ("script", "code", "number"), [("exit 23", 23, None), ("kill -9 $$", 137, 9)]
 )
@@ -199,22 +198,6 @@ async def test_the_end_of_an_adopted_container_is_right(
     os.kill(pid, signal.SIGTERM if number is None else number)
     ended = await node.end("c")
     assert (ended.exit_code, ended.signal, ended.oom_killed) == (code, number, False)
-
-
-@pytest.mark.linux_before(6, 15)
-async def test_the_end_of_an_adopted_container_is_right_or_unknown_on_an_older_kernel(
-    node: Node,
-) -> None:
-    pid = await node.run("c", "sh", "-c", "trap 'exit 23' TERM; while :; do sleep 0.1; done")
-    await node.until(lambda: catches(pid, signal.SIGTERM), "its trap is set")
-    node.kill("launcher")
-    node.start_launcher()
-    await node.launcher.list()
-    os.kill(pid, signal.SIGTERM)
-    ended = await node.end("c")
-    # Read from /proc if we look before the machine's first process has reaped it.
-    assert ended.exit_code in {23, None}
-    assert (ended.signal, ended.oom_killed) == (None, False)
 
 
 @pytest.mark.linux_since(6, 15)
