@@ -1,7 +1,11 @@
 """The network of a local cluster, read back from the kernel."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +56,40 @@ async def test_the_host_gets_no_interface_and_no_rule_and_nothing_stays() -> Non
     made.close()
     with pytest.raises(CliError, match="nsenter"):
         await fabric.run("nsenter", f"--net={path}", "true")
+
+
+@pytest.fixture
+def shared_mounts() -> Iterator[int]:
+    """Have a process whose mounts are as systemd has them: a change in a copy is one everywhere."""
+    share = "mount --make-rshared / && echo ready && exec sleep infinity"
+    with subprocess.Popen(
+        ["unshare", "--mount", "--propagation=private", "sh", "-c", share], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        yield process.pid
+        process.kill()
+
+
+async def test_the_way_out_leaves_the_mounts_of_a_machine_alone(
+    built: fabric.Fabric, shared_mounts: int
+) -> None:
+    mounts = Path(f"/proc/{shared_mounts}/mountinfo")
+    before = mounts.read_text()
+    reading, writing = os.pipe()
+    way_out = await asyncio.create_subprocess_exec(
+        *("nsenter", f"--mount=/proc/{shared_mounts}/ns/mnt", "--"),
+        *(*built.way_out(), f"--ready-fd={writing}"),
+        pass_fds=(writing,),
+    )
+    os.close(writing)
+    try:
+        assert await asyncio.to_thread(os.read, reading, 1) == b"1"
+        assert mounts.read_text() == before
+    finally:
+        way_out.terminate()
+        await way_out.wait()
+        os.close(reading)
 
 
 async def test_a_failing_program_is_named_with_its_words() -> None:

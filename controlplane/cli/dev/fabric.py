@@ -56,6 +56,19 @@ class Fabric:
         """Return a path that other processes can open the namespace by."""
         return f"/proc/{os.getpid()}/fd/{self._descriptors[name]}"
 
+    def way_out(self) -> tuple[str, ...]:
+        """Return the command that lets the fabric speak to whatever this machine can reach.
+
+        Its sandbox unmounts everything, but makes only the root's mount private first. Where
+        mounts are shared, as systemd has them, that would unmount the machine's /sys/fs/cgroup.
+        """
+        return (
+            *("unshare", "--mount", "--propagation=private", "--"),
+            *("slirp4netns", "--configure", "--mtu=1500", "--disable-host-loopback"),
+            *("--enable-sandbox", "--enable-seccomp"),
+            *("--netns-type=path", self.path(BRIDGE), TAP),
+        )
+
     def enter(self, name: str) -> tuple[str, ...]:
         """Return the words before a command that make it run in the namespace."""
         return ("nsenter", f"--net={self.path(name)}", "--")

@@ -20,7 +20,7 @@ from typing import Any
 
 from controlplane.cli import local
 from controlplane.cli.dev import leftovers, plan, state
-from controlplane.cli.dev.fabric import BRIDGE, TAP, Fabric
+from controlplane.cli.dev.fabric import BRIDGE, Fabric
 from controlplane.cli.dev.keeper import Keeper
 from controlplane.cli.errors import CliError
 from estiba.kit import logs
@@ -83,12 +83,7 @@ class Supervisor:
 
     def _prepare(self) -> None:
         fabric, layout = self._fabric, self._layout
-        way_out = (
-            *("slirp4netns", "--configure", "--mtu=1500", "--disable-host-loopback"),
-            *("--enable-sandbox", "--enable-seccomp"),
-            *("--netns-type=path", fabric.path(BRIDGE), TAP),
-        )
-        self._add(plan.Program("slirp4netns", way_out, "", 5))
+        self._add(plan.Program("slirp4netns", fabric.way_out(), "", 5))
         targets = {port.name: port.target for port in plan.ports(layout)}
         forwards = [f"{sock.fileno()}={targets[name]}" for name, sock in self._listening.items()]
         relay = (sys.executable, "-m", "controlplane.cli.dev.relay", *forwards)

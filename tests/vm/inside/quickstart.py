@@ -34,6 +34,9 @@ def main() -> int:
     ]
     quickstart("--down")
     faults += [f"left behind: {each}" for each in before.left_behind()]
+    gone = before.things - Footprint.take().things
+    # Those of cgroups are the machine's own: a session or a service of it that has ended.
+    faults += [f"taken away: {each}" for each in sorted(gone) if not each.startswith("cgroup ")]
     faults += [f"left behind: file {each}" for each in sorted(set(files("/")) - files_before)]
     faults += [f"taken away: file {each}" for each in sorted(files_before - set(files("/")))]
     things = (len(before.processes), len(before.things), len(files_before))
