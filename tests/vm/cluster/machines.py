@@ -61,10 +61,21 @@ class Machine:
 
     def boot_id(self) -> str:
         """Return which start of the machine this is; nothing while it does not answer."""
+        # Over a connection of its own: a shared one may be with the machine as it was.
+        self._hang_up()
         try:
             return self.run("cat /proc/sys/kernel/random/boot_id").strip()
         except MachineError:
             return ""
+
+    def reboot(self) -> None:
+        """Have it begin to reboot, just after this connection has ended."""
+        self.run("systemd-run --quiet --on-active=1s systemctl reboot")
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        words = [*self._ssh(), "-O", "exit", f"root@{self.address}"]
+        subprocess.run(words, capture_output=True, timeout=COMMAND_WITHIN_S, check=False)
 
     def _ssh(self) -> list[str]:
         options = {

@@ -279,7 +279,7 @@ class Story:
 
     def reboot(self, machine: Machine) -> None:
         before = machine.boot_id()
-        machine.run("systemctl reboot", check=False)
+        machine.reboot()
         self.wait(lambda: machine.boot_id() not in {"", before}, f"{machine.name} is up again")
 
     def wait(self, look: Callable[[], Any], what: str) -> None:
