@@ -44,6 +44,8 @@ CALM_WITHIN_S = 120.0
 
 STEPS = ("Checks", "Debian packages", "System users", "Programs", "Units", "Services")
 
+# In emulation an agent takes longer to start than a node may usually be silent.
+PATIENCE = "sed -i '1i down_after_s = 60' /etc/estiba/estibad.toml"
 REGISTRY = f"""\
 set -eu
 cd /root
@@ -245,6 +247,7 @@ class Installation:
         self.install(*agent)
 
     def _make_serving(self) -> None:
+        self.run(f"{PATIENCE} && systemctl restart estibad.service")
         self.run(REGISTRY)
         self._serve()
 
