@@ -97,6 +97,7 @@ remove_units() {
     # For a timer systemd remembers when it was last due.
     rm -f "$units/.$unit.new" "$stale/$unit" "/var/lib/systemd/timers/stamp-$unit"
   done
+  rmdir --ignore-fail-on-non-empty /var/lib/systemd/timers 2>/dev/null || true
   systemctl daemon-reload
   systemctl reset-failed 'estiba*' 2>/dev/null || true
 }
