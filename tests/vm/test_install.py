@@ -49,7 +49,10 @@ def things(state: dict[str, Any]) -> dict[str, Any]:
         name: state[name] for name in ("users", "cgroups", "links", "tables", "mounts", "ports")
     }
     kept["units"] = sorted(state["units"])
-    kept["processes"] = [name for name in state["processes"] if "systemd" not in name]
+    # Those in parentheses are systemd's and udev's, not yet or no longer anything else.
+    kept["processes"] = [
+        name for name in state["processes"] if "systemd" not in name and name[0] != "("
+    ]
     kept["passing files"] = state["passing files"]
     kept["files"] = {
         path: about[:5]
