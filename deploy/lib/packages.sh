@@ -71,6 +71,8 @@ disable_services() {
     case $package in
       etcd-server) systemctl disable etcd.service ;;
       docker-registry | prometheus) systemctl disable "$package.service" ;;
+      # With its sockets, which its unit names.
+      libvirt-daemon-system) systemctl disable libvirtd.service libvirt-guests.service ;;
     esac
   done >&2
 }

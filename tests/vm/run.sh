@@ -28,6 +28,7 @@ for name in "$@"; do
 done
 [ "$(id -u)" = 0 ] || die "images and machines need root: type it with sudo"
 packages='python3-venv qemu-system-x86 qemu-utils mmdebstrap e2fsprogs openssh-client git'
+packages="$packages util-linux iproute2 nftables"
 case " $* " in
   *' cluster '*)
     packages="$packages vagrant vagrant-libvirt libvirt-daemon-system libvirt-clients dnsmasq-base"
